@@ -1,0 +1,109 @@
+#include "format/range_coder.h"
+
+#include <string.h>
+
+/* round(65536 / (1 + exp(-(i - 32) / 4))), i = 0..64: the logistic function at steps of a quarter. */
+static const uint16_t logistic[65] = {
+    22,    28,    36,    47,    60,    77,    98,    126,   162,   208,   267,   342,   439,
+    562,   720,   922,   1179,  1506,  1921,  2446,  3108,  3938,  4971,  6249,  7812,  9702,
+    11955, 14595, 17625, 21025, 24743, 28693, 32768, 36843, 40793, 44511, 47911, 50941, 53581,
+    55834, 57724, 59287, 60565, 61598, 62428, 63090, 63615, 64030, 64357, 64614, 64816, 64974,
+    65097, 65194, 65269, 65328, 65374, 65410, 65438, 65459, 65476, 65489, 65500, 65508, 65514};
+
+uint32_t bd_log2_cost(uint32_t p) {
+    /* p = 2^k * m, m in [1, 2) as 1/2^31; twelve fractional bits by repeated squaring. */
+    unsigned k = 31 - (unsigned)__builtin_clz(p);
+    uint64_t m = (uint64_t)p << (31 - k);
+    uint32_t frac = 0;
+    for (int i = 0; i < 12; i++) {
+        m = (m * m) >> 31;
+        frac <<= 1;
+        if (m >> 32) {
+            frac |= 1;
+            m >>= 1;
+        }
+    }
+    return ((12 - k) << 12) - frac;
+}
+
+void bd_rc_tables_init(bd_rc_tables *t) {
+    t->squash[0] = logistic[0]; /* x = -2048 never occurs */
+    for (int x = -BD_SQUASH_MAX; x <= BD_SQUASH_MAX; x++) {
+        unsigned i = (unsigned)(x + 2048) >> 6, f = (unsigned)(x + 2048) & 63;
+        t->squash[x + 2048] = (uint16_t)((logistic[i] * (64 - f) + logistic[i + 1] * f + 32) >> 6);
+    }
+    int x = -BD_SQUASH_MAX;
+    for (int i = 0; i < 4096; i++) {
+        while (x < BD_SQUASH_MAX && t->squash[x + 2048] < i * 16 + 8) x++;
+        t->stretch[i] = (int16_t)x;
+    }
+    for (uint32_t n = 0; n < 1024; n++) t->rate[n] = (uint16_t)(131072 / (2 * n + 3));
+    t->cost[0] = 12 << 12;
+    for (uint32_t p = 1; p <= 4096; p++) t->cost[p] = (uint16_t)bd_log2_cost(p);
+}
+
+void bd_rc_encode_begin(bd_rc *c, bd_buf *out, const bd_rc_tables *t) {
+    memset(c, 0, sizeof *c);
+    c->range = UINT64_MAX;
+    c->out = out;
+    c->start = out->size;
+    c->t = t;
+}
+
+void bd_rc_carry(bd_rc *c) {
+    if (c->out->failed) return;
+    /* The value stays below 1, so the carry stops inside what was written. */
+    for (size_t i = c->out->size; i-- > c->start;)
+        if (++c->out->data[i] != 0) return;
+}
+
+void bd_rc_shift_out(bd_rc *c) {
+    uint8_t b[4] = {(uint8_t)(c->low >> 56), (uint8_t)(c->low >> 48), (uint8_t)(c->low >> 40), (uint8_t)(c->low >> 32)};
+    bd_buf_put(c->out, b, 4);
+    c->low <<= 32;
+}
+
+/* The number in [low, low + range), modulo 2^64, with the fewest leading bytes
+ * before zeros. Four are always enough since range >= 2^32. */
+static uint64_t final_value(uint64_t low, uint64_t range, unsigned *bytes) {
+    if (0 - low < range) return *bytes = 0;
+    for (unsigned k = 1;; k++) {
+        uint64_t below = UINT64_MAX >> (8 * k), v = (low + below) & ~below;
+        if (v - low < range) return *bytes = k, v;
+    }
+}
+
+void bd_rc_encode_end(bd_rc *c) {
+    unsigned bytes;
+    uint64_t v = final_value(c->low, c->range, &bytes);
+    if (v < c->low) bd_rc_carry(c);
+    for (unsigned k = 0; k < bytes; k++) bd_buf_u8(c->out, (uint8_t)(v >> (56 - 8 * k)));
+    if (c->out->failed) return;
+    while (c->out->size > c->start && c->out->data[c->out->size - 1] == 0) c->out->size--;
+}
+
+void bd_rc_decode_begin(bd_rc *c, const uint8_t *in, uint64_t size, const bd_rc_tables *t) {
+    memset(c, 0, sizeof *c);
+    c->range = UINT64_MAX;
+    c->in = in;
+    c->in_size = size;
+    c->t = t;
+    c->code = (uint64_t)bd_rc_next(c) << 32;
+    c->code |= bd_rc_next(c);
+}
+
+bool bd_rc_decode_end(const bd_rc *c) {
+    uint64_t window = 0;
+    for (uint64_t i = c->in_pos - 8; i < c->in_pos; i++) window = window << 8 | (i < c->in_size ? c->in[i] : 0u);
+    unsigned bytes;
+    if (c->code >= c->range || final_value(window - c->code, c->range, &bytes) != window) return false;
+    if (c->in_size > c->in_pos - 8 + bytes) return false;
+    return c->in_size == 0 || c->in[c->in_size - 1] != 0;
+}
+
+void bd_rc_price_begin(bd_rc *c, const bd_rc_tables *t) {
+    memset(c, 0, sizeof *c);
+    c->t = t;
+}
+
+uint64_t bd_rc_price_end(const bd_rc *c) { return (c->cost + 8) >> 4; }
