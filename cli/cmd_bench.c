@@ -1,0 +1,334 @@
+/* birdie bench: what this machine does with Birdie's kernels, training step and coder. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/arena.h"
+#include "base/half.h"
+#include "base/philox.h"
+#include "base/thread.h"
+#include "cli/backend_args.h"
+#include "cli/cli.h"
+#include "format/artifact.h"
+#include "kernels/bench_cases.h"
+#include "kernels/peak.h"
+#include "runtime/exec.h"
+#include "trainer/optimizer.h"
+#include "trainer/train.h"
+
+const char bd_cmd_bench_summary[] = "measure kernels, the training step or the weight coder";
+
+typedef struct bench_args {
+    bd_cli_common common;
+    bd_cli_list sets;
+    const char *recipe, *backend, *isa;
+    int64_t steps, symbols;
+} bench_args;
+
+static double peak_memory(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_maxrss * 1024;
+}
+
+/* --- kernels --- */
+
+static bd_status bench_kernels(const bench_args *a, bd_backend *be, double peak, json_t *out, bd_err *err) {
+    json_t *list = json_array();
+    json_object_set_new(out, "kernels", list);
+    if (!a->common.json) printf("%-26s %12s %10s %8s %10s   %s\n", "operation", "us/call", "GFLOP/s", "of peak", "GB/s", be->vt->name);
+    for (const bd_bench_case *c = bd_bench_cases; c->op != BD_OP_COUNT; c++) {
+        bd_bench_result r;
+        BD_TRY(bd_bench_run(&r, be, c, 0.2, err));
+        double gflops = r.flops / r.seconds * 1e-9, gbs = r.bytes / r.seconds * 1e-9;
+        if (a->common.json) {
+            json_t *o = json_object();
+            json_object_set_new(o, "name", json_string(c->name));
+            json_object_set_new(o, "seconds", bd_cli_real(r.seconds));
+            json_object_set_new(o, "gflops", bd_cli_real(gflops));
+            json_object_set_new(o, "gbytes_per_s", bd_cli_real(gbs));
+            json_array_append_new(list, o);
+        } else {
+            printf("%-26s %12.1f %10.1f %7.0f%% %10.1f\n", c->name, r.seconds * 1e6, gflops, 100 * gflops / peak, gbs);
+        }
+    }
+    return BD_OK;
+}
+
+/* --- train --- */
+
+/* The official baseline: 17,059,912 parameters, windows of 1,024, 16,384 tokens a step. */
+static const char baseline_recipe[] =
+    "{\"model\": \"baseline\", \"steps\": 20000, \"seq_len\": 1024, \"batch_tokens\": 16384, \"optimizers\": ["
+    "{\"kind\": \"muon\", \"match\": [\"blocks.*.weight\"], \"lr\": 0.04},"
+    "{\"kind\": \"adamw\", \"match\": [\"tok_emb.weight\"], \"lr\": 0.05},"
+    "{\"kind\": \"adamw\", \"match\": [\"*\"], \"lr\": 0.04}]}";
+
+typedef struct bench_train_state {
+    bd_recipe *r;
+    bd_graph *g, *dg;
+    bd_exec *x;
+    bd_gradsum *sum;
+    bd_optimizer *opt;
+    float *params, *grad, *init;
+    int32_t *tokens, *targets;
+    double *nll;
+} bench_train_state;
+
+static bd_status open_graph(bench_train_state *s, const bench_args *a, bd_err *err) {
+    if (a->recipe) BD_TRY(bd_recipe_open(&s->r, a->recipe, a->sets.items, (int)a->sets.n, err));
+    else BD_TRY(bd_recipe_parse(&s->r, baseline_recipe, strlen(baseline_recipe), a->sets.items, (int)a->sets.n, err));
+    return bd_recipe_graph(&s->g, s->r, err);
+}
+
+static bd_status take(bd_backend *be, float **out, uint64_t floats, bd_err *err) {
+    void *mem = NULL;
+    BD_TRY(be->vt->alloc(be, &mem, floats * sizeof(float), err));
+    *out = mem;
+    return BD_OK;
+}
+
+static bd_status open_train(bench_train_state *s, const bench_args *a, bd_backend *be, bd_err *err) {
+    BD_TRY(open_graph(s, a, err));
+    int64_t n = s->r->batch_tokens;
+    BD_TRY(bd_graph_differentiate(&s->dg, s->g, err));
+    BD_TRY(bd_exec_create(&s->x, s->dg, be, bd_train_rows(s->r), s->r->seq_len, err));
+    BD_TRY(bd_gradsum_create(&s->sum, s->dg, be, err));
+    BD_TRY(bd_optimizer_create(&s->opt, s->g, s->r, be, err));
+    BD_TRY(take(be, &s->params, s->g->param_floats, err));
+    BD_TRY(take(be, &s->grad, s->g->param_floats, err));
+    s->init = bd_alloc_aligned(s->g->param_floats, sizeof(float));
+    s->tokens = malloc((size_t)n * sizeof *s->tokens);
+    s->targets = malloc((size_t)n * sizeof *s->targets);
+    s->nll = malloc((size_t)n * sizeof *s->nll);
+    if (!s->init || !s->tokens || !s->targets || !s->nll) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
+    for (int64_t i = 0; i < n; i++) {
+        s->tokens[i] = (int32_t)bd_philox_below(1, 1, (uint64_t)i, (uint64_t)s->g->vocab);
+        s->targets[i] = (int32_t)bd_philox_below(1, 2, (uint64_t)i, (uint64_t)s->g->vocab);
+    }
+    bd_graph_init_params(s->g, 1, s->init);
+    return be->vt->upload(be, s->params, s->init, s->g->param_floats * sizeof(float), err);
+}
+
+static void close_train(bench_train_state *s, bd_backend *be) {
+    bd_exec_destroy(s->x);
+    bd_gradsum_destroy(s->sum);
+    bd_optimizer_destroy(s->opt);
+    if (s->params) be->vt->release(be, s->params);
+    if (s->grad) be->vt->release(be, s->grad);
+    bd_graph_destroy(s->dg);
+    bd_graph_destroy(s->g);
+    bd_recipe_close(s->r);
+    free(s->init);
+    free(s->tokens);
+    free(s->targets);
+    free(s->nll);
+}
+
+static bd_status time_steps(bench_train_state *s, const bench_args *a, bd_backend *be, double peak, json_t *out, bd_err *err) {
+    double best = INFINITY, sum = 0, gradient = 0;
+    for (int64_t k = 0; k <= a->steps; k++) { /* step 0 warms up */
+        double t0 = bd_now();
+        BD_TRY(bd_batch_gradient(s->x, s->sum, s->params, s->tokens, s->targets, s->r->batch_tokens / s->r->seq_len,
+                                 s->r->seq_len, s->grad, s->nll, NULL, err));
+        double t1 = bd_now();
+        BD_TRY(bd_optimizer_step(s->opt, s->params, s->grad, k, 1, NULL, err));
+        BD_TRY(be->vt->sync(be, err));
+        double t = bd_now() - t0;
+        if (k == 0) continue;
+        sum += t;
+        gradient += t1 - t0;
+        if (t < best) best = t;
+    }
+    double n = (double)a->steps, mean = sum / n, tokens = (double)s->r->batch_tokens;
+    double flops = 3 * bd_graph_flops(s->g, s->r->seq_len) * tokens;
+    double gflops = flops / mean * 1e-9, share = gradient / sum;
+    if (a->common.json) {
+        json_object_set_new(out, "parameters", bd_cli_u64(s->g->param_count));
+        json_object_set_new(out, "tokens_per_step", bd_cli_i64(s->r->batch_tokens));
+        json_object_set_new(out, "seq_len", bd_cli_i64(s->r->seq_len));
+        json_object_set_new(out, "steps", bd_cli_i64(a->steps));
+        json_object_set_new(out, "seconds_per_step", bd_cli_real(mean));
+        json_object_set_new(out, "best_seconds_per_step", bd_cli_real(best));
+        json_object_set_new(out, "tokens_per_s", bd_cli_real(tokens / mean));
+        json_object_set_new(out, "gflops", bd_cli_real(gflops));
+        json_object_set_new(out, "gradient_share", bd_cli_real(share));
+        json_object_set_new(out, "peak_memory_bytes", bd_cli_real(peak_memory()));
+    } else {
+        printf("model       %s, %" PRIu64 " parameters, %" PRId64 " tokens a step in windows of %" PRId64 "\n", s->r->model,
+               s->g->param_count, s->r->batch_tokens, s->r->seq_len);
+        printf("step        %.3f s mean of %" PRId64 ", %.3f s best; %.1f%% gradient, %.1f%% optimizer\n", mean, a->steps, best,
+               100 * share, 100 * (1 - share));
+        printf("speed       %.0f tokens/s, %.1f GFLOP/s (model FLOPs) = %.0f%% of the measured fp32 peak %.1f\n", tokens / mean,
+               gflops, 100 * gflops / peak, peak);
+        printf("memory      %.0f MiB at most\n", peak_memory() / 1048576);
+    }
+    return BD_OK;
+}
+
+static bd_status bench_train(const bench_args *a, bd_backend *be, double peak, json_t *out, bd_err *err) {
+    bench_train_state s = {0};
+    bd_status st = open_train(&s, a, be, err);
+    if (!st) st = time_steps(&s, a, be, peak, out, err);
+    close_train(&s, be);
+    return st;
+}
+
+/* --- coder --- */
+
+/* Gaussian int6 codes as a clipped GPTQ makes them, row deviations log-normal; and what they cost ideally. */
+static double synthetic_codes(bd_qtensor *q, double spread) {
+    double bits = 0;
+    for (uint32_t r = 0; r < q->rows; r++) {
+        double sd = 31 / 12.85 * exp(spread * bd_philox_normal(7, 1, r));
+        q->scales[r] = bd_f32_to_f16((float)(0.01 * sd));
+        for (uint32_t c = 0; c < q->cols; c++) {
+            uint64_t i = (uint64_t)r * q->cols + c;
+            double v = nearbyint(sd * bd_philox_normal(7, 2, i));
+            v = v > 31 ? 31 : v < -31 ? -31 : v;
+            q->codes[i] = (int8_t)v;
+            double lo = v <= -31 ? -INFINITY : (v - 0.5) / sd, hi = v >= 31 ? INFINITY : (v + 0.5) / sd;
+            double p = 0.5 * (erfc(lo / sqrt(2)) - erfc(hi / sqrt(2)));
+            bits -= log2(p > 1e-300 ? p : 1e-300);
+        }
+    }
+    return bits / 8;
+}
+
+static bd_status time_codec(bd_codec codec, bd_qgroup *g, double ideal, const bench_args *a, json_t *list, bd_err *err) {
+    bd_artifact art = {.version = 1, .numerics = 1, .graph_text = "g\n", .graph_size = 2, .vocab = 1, .groups = g, .n_groups = 1,
+                       .plan_text = "", .plan_size = 0};
+    bd_protocol_default(&art.protocol);
+    bd_buf file;
+    bd_buf_init(&file);
+    g->codec = codec;
+    double n = (double)g->tensors[0].rows * g->tensors[0].cols, t0 = bd_now();
+    bd_status st = bd_artifact_build(&art, &file, err);
+    double t1 = bd_now();
+    bd_artifact *back = NULL;
+    bd_artifact_limits lim = bd_artifact_limits_default();
+    if (!st) st = bd_artifact_parse(&back, file.data, file.size, &lim, err);
+    double t2 = bd_now();
+    if (!st && memcmp(back->groups[0].tensors[0].codes, g->tensors[0].codes, (size_t)n) != 0)
+        st = BD_FAIL(err, BD_E_MISMATCH, "%s does not give its input back", bd_codec_name(codec));
+    if (!st && a->common.json) {
+        json_t *o = json_object();
+        json_object_set_new(o, "codec", json_string(bd_codec_name(codec)));
+        json_object_set_new(o, "bytes", bd_cli_u64(g->stored_bytes));
+        json_object_set_new(o, "over_ideal", bd_cli_real((double)g->stored_bytes / ideal - 1));
+        json_object_set_new(o, "encode_msym_per_s", bd_cli_real(n / (t1 - t0) * 1e-6));
+        json_object_set_new(o, "decode_msym_per_s", bd_cli_real(n / (t2 - t1) * 1e-6));
+        json_array_append_new(list, o);
+    } else if (!st) {
+        printf("%-8s %12" PRIu64 " bytes  %+6.2f%% over ideal   encode %8.2f Msym/s   decode %8.2f Msym/s\n", bd_codec_name(codec),
+               g->stored_bytes, 100 * ((double)g->stored_bytes / ideal - 1), n / (t1 - t0) * 1e-6, n / (t2 - t1) * 1e-6);
+    }
+    bd_artifact_close(back);
+    bd_buf_free(&file);
+    return st;
+}
+
+static bd_status bench_coder(const bench_args *a, json_t *out, bd_err *err) {
+    static const double spreads[] = {0, 0.25};
+    uint32_t cols = 1024, rows = (uint32_t)(a->symbols / 1024 > 0 ? a->symbols / 1024 : 1);
+    bd_qtensor q = {.rows = rows, .cols = cols, .method = BD_Q_ROW, .bits = 6};
+    q.codes = bd_alloc_aligned((uint64_t)rows * cols, 1);
+    q.scales = bd_alloc_aligned(rows, 2);
+    bd_status st = q.codes && q.scales ? BD_OK : BD_FAIL(err, BD_E_NOMEM, "out of memory");
+    json_t *cases = json_array();
+    json_object_set_new(out, "cases", cases);
+    for (int i = 0; i < 2 && !st; i++) {
+        double ideal = synthetic_codes(&q, spreads[i]);
+        bd_qgroup g = {.name = "bench", .tensors = &q, .n_tensors = 1};
+        json_t *o = json_object(), *codecs = json_array();
+        json_object_set_new(o, "spread", bd_cli_real(spreads[i]));
+        json_object_set_new(o, "symbols", bd_cli_u64((uint64_t)rows * cols));
+        json_object_set_new(o, "ideal_bytes", bd_cli_real(ideal));
+        json_object_set_new(o, "codecs", codecs);
+        json_array_append_new(cases, o);
+        if (!a->common.json)
+            printf("%u x %u Gaussian int6 codes, row deviations log-normal with spread %.2f: ideal %.0f bytes (row deviations "
+                   "known for free), one thread\n", rows, cols, spreads[i], ideal);
+        for (int c = BD_CODEC_RAW + 1; c < BD_CODEC_COUNT && !st; c++) st = time_codec((bd_codec)c, &g, ideal, a, codecs, err);
+    }
+    free(q.codes);
+    free(q.scales);
+    return st;
+}
+
+/* --- the command --- */
+
+static int bench_run(const bench_args *a, const char *what) {
+    bd_err err = {0};
+    bd_backend *be = NULL;
+    json_t *out = json_object();
+    bd_status st = BD_OK;
+    bool kernels = !strcmp(what, "kernels"), train = !strcmp(what, "train"), coder = !strcmp(what, "coder");
+    if (!kernels && !train && !coder) st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train or coder, not %.40s", what);
+    if (!st && a->steps < 1) st = BD_FAIL(&err, BD_E_USAGE, "--steps must be at least 1");
+    if (!st && (a->symbols < 1024 || a->symbols > (int64_t)1 << 30))
+        st = BD_FAIL(&err, BD_E_USAGE, "--symbols must be 1,024 to 2^30");
+    if (!st && a->common.dry_run) {
+        printf("would measure %s for about %d s\n", what, kernels ? 10 : train ? 30 : 20);
+        json_decref(out);
+        return 0;
+    }
+    json_object_set_new(out, "bench", json_string(what));
+    if (!st && coder) {
+        st = bench_coder(a, out, &err);
+    } else if (!st) {
+        double peak = bd_peak_gflops((int)a->common.threads);
+        bd_backend_args ba = {a->backend, a->isa, "exact", a->common.threads};
+        st = bd_backend_args_open(&be, &ba, &err);
+        if (!st) {
+            json_object_set_new(out, "backend", json_string(be->vt->name));
+            json_object_set_new(out, "threads", json_integer(bd_pool_threads(be->pool)));
+            st = kernels ? bench_kernels(a, be, peak, out, &err) : bench_train(a, be, peak, out, &err);
+            double after = bd_peak_gflops((int)a->common.threads); /* the machine may be shared: the better of both */
+            json_object_set_new(out, "peak_gflops", bd_cli_real(after > peak ? after : peak));
+        }
+    }
+    bd_backend_close(be);
+    if (st) {
+        json_decref(out);
+        return bd_cli_error(&err, a->common.json);
+    }
+    if (a->common.json) return bd_cli_print_json(out);
+    json_decref(out);
+    return 0;
+}
+
+int bd_cmd_bench(int argc, char **argv) {
+    bench_args a = {.backend = "cpu", .steps = 2, .symbols = 4194304};
+    bd_cli_list args = {0};
+    const bd_cli_opt opts[] = {
+        {"recipe", BD_CLI_STRING, &a.recipe, "FILE.json", "train: recipe to time (default: the 17,059,912-parameter baseline)"},
+        {"set", BD_CLI_EACH, &a.sets, "key=value", "train: override a key of the recipe"},
+        {"steps", BD_CLI_COUNT, &a.steps, "N", "train: timed steps, after one that warms up"},
+        {"symbols", BD_CLI_COUNT, &a.symbols, "N", "coder: codes to pack"},
+        {"backend", BD_CLI_STRING, &a.backend, "cpu|cuda", "where to compute"},
+        {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512", "instruction set of the cpu backend"},
+    };
+    const bd_cli_spec spec = {
+        .name = "bench",
+        .summary = bd_cmd_bench_summary,
+        .usage = "bench kernels|train|coder [options]",
+        .text = "kernels: every operation at the shapes of the official baseline, beside the machine's measured fp32 peak.\n"
+                "train: whole training steps, optimizer included, on random tokens.\n"
+                "coder: section codecs on synthetic int6 codes, beside the ideal code length.\n"
+                "Machines are shared and noisy: compare ratios from one run, not seconds from two.",
+        .examples = "  birdie bench train --json\n  birdie bench kernels --threads 1 --isa avx2\n",
+        .opts = opts,
+        .n_opts = sizeof opts / sizeof opts[0],
+        .min_args = 1,
+        .max_args = 1,
+        .common = &a.common,
+    };
+    int rc;
+    if (!bd_cli_begin(&spec, argc, argv, &args, &rc)) return rc;
+    rc = bench_run(&a, args.items[0]);
+    bd_cli_free(&spec, &args);
+    return rc;
+}
