@@ -38,7 +38,9 @@ static double peak_memory(void) {
 static bd_status bench_kernels(const bench_args *a, bd_backend *be, double peak, json_t *out, bd_err *err) {
     json_t *list = json_array();
     json_object_set_new(out, "kernels", list);
-    if (!a->common.json) printf("%-26s %12s %10s %8s %10s   %s\n", "operation", "us/call", "GFLOP/s", "of peak", "GB/s", be->vt->name);
+    if (!a->common.json)
+        printf("%-26s %12s %10s %8s %10s   %s\n", "operation", "us/call", "GFLOP/s", "of peak", "GB/s",
+               be->vt->name);
     for (const bd_bench_case *c = bd_bench_cases; c->op != BD_OP_COUNT; c++) {
         bd_bench_result r;
         BD_TRY(bd_bench_run(&r, be, c, 0.2, err));
@@ -51,10 +53,119 @@ static bd_status bench_kernels(const bench_args *a, bd_backend *be, double peak,
             json_object_set_new(o, "gbytes_per_s", bd_cli_real(gbs));
             json_array_append_new(list, o);
         } else {
-            printf("%-26s %12.1f %10.1f %7.0f%% %10.1f\n", c->name, r.seconds * 1e6, gflops, 100 * gflops / peak, gbs);
+            printf("%-26s %12.1f %10.1f %7.0f%% %10.1f\n", c->name, r.seconds * 1e6, gflops, 100 * gflops / peak,
+                   gbs);
         }
     }
     return BD_OK;
+}
+
+/* --- where a step's time goes: a backend that runs another one and keeps the clock --- */
+
+enum { PART_GRADIENT, PART_OPTIMIZER, N_PARTS, OP_TRANSFER = BD_OP_COUNT, N_TIMED };
+
+typedef struct op_time {
+    int64_t calls;
+    double seconds, flops, bytes;
+} op_time;
+
+typedef struct timed_backend {
+    bd_backend be;
+    bd_backend_vt vt;
+    bd_backend *inner; /* borrowed */
+    int part;
+    op_time ops[N_PARTS][N_TIMED];
+} timed_backend;
+
+static bd_backend *inner_of(const bd_backend *be) { return ((const timed_backend *)(const void *)be)->inner; }
+
+static void timed_note(bd_backend *be, int op, double t0, double flops, double bytes) {
+    timed_backend *t = (timed_backend *)(void *)be;
+    op_time *o = &t->ops[t->part][op];
+    o->calls++;
+    o->seconds += bd_now() - t0;
+    o->flops += flops;
+    o->bytes += bytes;
+}
+
+static void timed_close(bd_backend *be) { (void)be; }
+static bd_status timed_alloc(bd_backend *be, void **out, uint64_t bytes, bd_err *err) {
+    return inner_of(be)->vt->alloc(inner_of(be), out, bytes, err);
+}
+static void timed_release(bd_backend *be, void *mem) { inner_of(be)->vt->release(inner_of(be), mem); }
+static bd_status timed_sync(bd_backend *be, bd_err *err) { return inner_of(be)->vt->sync(inner_of(be), err); }
+static bool timed_has(const bd_backend *be, bd_op op) { return inner_of(be)->vt->has(inner_of(be), op); }
+static bd_status timed_reserve(bd_backend *be, const bd_call *c, bd_err *err) {
+    return inner_of(be)->vt->reserve(inner_of(be), c, err);
+}
+static bd_status timed_upload(bd_backend *be, void *dst, const void *src, uint64_t bytes, bd_err *err) {
+    double t0 = bd_now();
+    BD_TRY(inner_of(be)->vt->upload(inner_of(be), dst, src, bytes, err));
+    timed_note(be, OP_TRANSFER, t0, 0, (double)bytes);
+    return BD_OK;
+}
+static bd_status timed_download(bd_backend *be, void *dst, const void *src, uint64_t bytes, bd_err *err) {
+    double t0 = bd_now();
+    BD_TRY(inner_of(be)->vt->download(inner_of(be), dst, src, bytes, err));
+    timed_note(be, OP_TRANSFER, t0, 0, (double)bytes);
+    return BD_OK;
+}
+static bd_status timed_run(bd_backend *be, const bd_call *c, bd_err *err) {
+    double t0 = bd_now(), flops, bytes;
+    BD_TRY(inner_of(be)->vt->run(inner_of(be), c, err));
+    bd_call_cost(c, &flops, &bytes);
+    timed_note(be, (int)c->op, t0, flops, bytes);
+    return BD_OK;
+}
+
+static void timed_init(timed_backend *t, bd_backend *inner) {
+    *t = (timed_backend){.inner = inner};
+    t->vt = (bd_backend_vt){inner->vt->name, timed_close, timed_alloc, timed_release, timed_upload,
+                            timed_download,  timed_sync,  timed_has,   timed_reserve, timed_run};
+    t->be = (bd_backend){&t->vt, inner->pool};
+}
+
+/* The parts by falling time; what no operation accounts for comes last. */
+static void report_ops(const timed_backend *t, double total, double steps, double peak, json_t *out, bool json) {
+    static const char *const part_names[N_PARTS] = {"gradient", "optimizer"};
+    int order[N_PARTS * N_TIMED], n = 0;
+    double sum = 0;
+    for (int k = 0; k < N_PARTS * N_TIMED; k++) {
+        const op_time *o = &t->ops[k / N_TIMED][k % N_TIMED];
+        if (!o->calls) continue;
+        sum += o->seconds;
+        int at = n++;
+        for (; at > 0 && t->ops[order[at - 1] / N_TIMED][order[at - 1] % N_TIMED].seconds < o->seconds; at--)
+            order[at] = order[at - 1];
+        order[at] = k;
+    }
+    json_t *list = json_array();
+    json_object_set_new(out, "operations", list);
+    if (!json)
+        printf("%-10s %-18s %8s %10s %7s %10s %8s %10s\n", "part", "operation", "calls", "ms/step", "share",
+               "GFLOP/s", "of peak", "GB/s");
+    for (int i = 0; i < n; i++) {
+        int part = order[i] / N_TIMED, op = order[i] % N_TIMED;
+        const op_time *o = &t->ops[part][op];
+        const char *name = op == OP_TRANSFER ? "(transfers)" : bd_op_get((bd_op)op)->name;
+        double gflops = o->flops / o->seconds * 1e-9;
+        if (json) {
+            json_t *e = json_object();
+            json_object_set_new(e, "part", json_string(part_names[part]));
+            json_object_set_new(e, "name", json_string(name));
+            json_object_set_new(e, "calls_per_step", bd_cli_real((double)o->calls / steps));
+            json_object_set_new(e, "seconds_per_step", bd_cli_real(o->seconds / steps));
+            json_object_set_new(e, "gflops", bd_cli_real(gflops));
+            json_array_append_new(list, e);
+        } else {
+            printf("%-10s %-18s %8.0f %10.1f %6.1f%% %10.1f %7.0f%% %10.1f\n", part_names[part], name,
+                   (double)o->calls / steps, o->seconds / steps * 1e3, 100 * o->seconds / total, gflops,
+                   peak > 0 ? 100 * gflops / peak : 0, o->bytes / o->seconds * 1e-9);
+        }
+    }
+    if (!json)
+        printf("%-10s %-18s %8s %10.1f %6.1f%%\n", "", "(outside)", "", (total - sum) / steps * 1e3,
+               100 * (total - sum) / total);
 }
 
 /* --- train --- */
@@ -79,7 +190,9 @@ typedef struct bench_train_state {
 
 static bd_status open_graph(bench_train_state *s, const bench_args *a, bd_err *err) {
     if (a->recipe) BD_TRY(bd_recipe_open(&s->r, a->recipe, a->sets.items, (int)a->sets.n, err));
-    else BD_TRY(bd_recipe_parse(&s->r, baseline_recipe, strlen(baseline_recipe), a->sets.items, (int)a->sets.n, err));
+    else
+        BD_TRY(
+            bd_recipe_parse(&s->r, baseline_recipe, strlen(baseline_recipe), a->sets.items, (int)a->sets.n, err));
     return bd_recipe_graph(&s->g, s->r, err);
 }
 
@@ -127,15 +240,19 @@ static void close_train(bench_train_state *s, bd_backend *be) {
     free(s->nll);
 }
 
-static bd_status time_steps(bench_train_state *s, const bench_args *a, bd_backend *be, double peak, json_t *out, bd_err *err) {
+static bd_status time_steps(bench_train_state *s, const bench_args *a, timed_backend *timed, double peak,
+                            json_t *out, bd_err *err) {
     double best = INFINITY, sum = 0, gradient = 0;
     for (int64_t k = 0; k <= a->steps; k++) { /* step 0 warms up */
+        if (k == 1) memset(timed->ops, 0, sizeof timed->ops);
+        timed->part = PART_GRADIENT;
         double t0 = bd_now();
         BD_TRY(bd_batch_gradient(s->x, s->sum, s->params, s->tokens, s->targets, s->r->batch_tokens / s->r->seq_len,
                                  s->r->seq_len, s->grad, s->nll, NULL, err));
         double t1 = bd_now();
+        timed->part = PART_OPTIMIZER;
         BD_TRY(bd_optimizer_step(s->opt, s->params, s->grad, k, 1, NULL, err));
-        BD_TRY(be->vt->sync(be, err));
+        BD_TRY(timed->be.vt->sync(&timed->be, err));
         double t = bd_now() - t0;
         if (k == 0) continue;
         sum += t;
@@ -157,22 +274,25 @@ static bd_status time_steps(bench_train_state *s, const bench_args *a, bd_backen
         json_object_set_new(out, "gradient_share", bd_cli_real(share));
         json_object_set_new(out, "peak_memory_bytes", bd_cli_real(peak_memory()));
     } else {
-        printf("model       %s, %" PRIu64 " parameters, %" PRId64 " tokens a step in windows of %" PRId64 "\n", s->r->model,
-               s->g->param_count, s->r->batch_tokens, s->r->seq_len);
-        printf("step        %.3f s mean of %" PRId64 ", %.3f s best; %.1f%% gradient, %.1f%% optimizer\n", mean, a->steps, best,
-               100 * share, 100 * (1 - share));
-        printf("speed       %.0f tokens/s, %.1f GFLOP/s (model FLOPs) = %.0f%% of the measured fp32 peak %.1f\n", tokens / mean,
-               gflops, 100 * gflops / peak, peak);
+        printf("model       %s, %" PRIu64 " parameters, %" PRId64 " tokens a step in windows of %" PRId64 "\n",
+               s->r->model, s->g->param_count, s->r->batch_tokens, s->r->seq_len);
+        printf("step        %.3f s mean of %" PRId64 ", %.3f s best; %.1f%% gradient, %.1f%% optimizer\n", mean,
+               a->steps, best, 100 * share, 100 * (1 - share));
+        printf("speed       %.0f tokens/s, %.1f GFLOP/s (model FLOPs) = %.0f%% of the measured fp32 peak %.1f\n",
+               tokens / mean, gflops, peak > 0 ? 100 * gflops / peak : 0, peak);
         printf("memory      %.0f MiB at most\n", peak_memory() / 1048576);
     }
+    report_ops(timed, sum, n, peak, out, a->common.json);
     return BD_OK;
 }
 
 static bd_status bench_train(const bench_args *a, bd_backend *be, double peak, json_t *out, bd_err *err) {
     bench_train_state s = {0};
-    bd_status st = open_train(&s, a, be, err);
-    if (!st) st = time_steps(&s, a, be, peak, out, err);
-    close_train(&s, be);
+    timed_backend timed;
+    timed_init(&timed, be);
+    bd_status st = open_train(&s, a, &timed.be, err);
+    if (!st) st = time_steps(&s, a, &timed, peak, out, err);
+    close_train(&s, &timed.be);
     return st;
 }
 
@@ -197,9 +317,17 @@ static double synthetic_codes(bd_qtensor *q, double spread) {
     return bits / 8;
 }
 
-static bd_status time_codec(bd_codec codec, bd_qgroup *g, double ideal, const bench_args *a, json_t *list, bd_err *err) {
-    bd_artifact art = {.version = 1, .numerics = 1, .graph_text = "g\n", .graph_size = 2, .vocab = 1, .groups = g, .n_groups = 1,
-                       .plan_text = "", .plan_size = 0};
+static bd_status time_codec(bd_codec codec, bd_qgroup *g, double ideal, const bench_args *a, json_t *list,
+                            bd_err *err) {
+    bd_artifact art = {.version = 1,
+                       .numerics = 1,
+                       .graph_text = "g\n",
+                       .graph_size = 2,
+                       .vocab = 1,
+                       .groups = g,
+                       .n_groups = 1,
+                       .plan_text = "",
+                       .plan_size = 0};
     bd_protocol_default(&art.protocol);
     bd_buf file;
     bd_buf_init(&file);
@@ -222,8 +350,9 @@ static bd_status time_codec(bd_codec codec, bd_qgroup *g, double ideal, const be
         json_object_set_new(o, "decode_msym_per_s", bd_cli_real(n / (t2 - t1) * 1e-6));
         json_array_append_new(list, o);
     } else if (!st) {
-        printf("%-8s %12" PRIu64 " bytes  %+6.2f%% over ideal   encode %8.2f Msym/s   decode %8.2f Msym/s\n", bd_codec_name(codec),
-               g->stored_bytes, 100 * ((double)g->stored_bytes / ideal - 1), n / (t1 - t0) * 1e-6, n / (t2 - t1) * 1e-6);
+        printf("%-8s %12" PRIu64 " bytes  %+6.2f%% over ideal   encode %8.2f Msym/s   decode %8.2f Msym/s\n",
+               bd_codec_name(codec), g->stored_bytes, 100 * ((double)g->stored_bytes / ideal - 1),
+               n / (t1 - t0) * 1e-6, n / (t2 - t1) * 1e-6);
     }
     bd_artifact_close(back);
     bd_buf_free(&file);
@@ -249,9 +378,13 @@ static bd_status bench_coder(const bench_args *a, json_t *out, bd_err *err) {
         json_object_set_new(o, "codecs", codecs);
         json_array_append_new(cases, o);
         if (!a->common.json)
-            printf("%u x %u Gaussian int6 codes, row deviations log-normal with spread %.2f: ideal %.0f bytes (row deviations "
-                   "known for free), one thread\n", rows, cols, spreads[i], ideal);
-        for (int c = BD_CODEC_RAW + 1; c < BD_CODEC_COUNT && !st; c++) st = time_codec((bd_codec)c, &g, ideal, a, codecs, err);
+            printf(
+                "%u x %u Gaussian int6 codes, row deviations log-normal with spread %.2f: ideal %.0f bytes (row "
+                "deviations "
+                "known for free), one thread\n",
+                rows, cols, spreads[i], ideal);
+        for (int c = BD_CODEC_RAW + 1; c < BD_CODEC_COUNT && !st; c++)
+            st = time_codec((bd_codec)c, &g, ideal, a, codecs, err);
     }
     free(q.codes);
     free(q.scales);
@@ -266,7 +399,8 @@ static int bench_run(const bench_args *a, const char *what) {
     json_t *out = json_object();
     bd_status st = BD_OK;
     bool kernels = !strcmp(what, "kernels"), train = !strcmp(what, "train"), coder = !strcmp(what, "coder");
-    if (!kernels && !train && !coder) st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train or coder, not %.40s", what);
+    if (!kernels && !train && !coder)
+        st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train or coder, not %.40s", what);
     if (!st && a->steps < 1) st = BD_FAIL(&err, BD_E_USAGE, "--steps must be at least 1");
     if (!st && (a->symbols < 1024 || a->symbols > (int64_t)1 << 30))
         st = BD_FAIL(&err, BD_E_USAGE, "--symbols must be 1,024 to 2^30");
@@ -286,7 +420,8 @@ static int bench_run(const bench_args *a, const char *what) {
             json_object_set_new(out, "backend", json_string(be->vt->name));
             json_object_set_new(out, "threads", json_integer(bd_pool_threads(be->pool)));
             st = kernels ? bench_kernels(a, be, peak, out, &err) : bench_train(a, be, peak, out, &err);
-            double after = bd_peak_gflops((int)a->common.threads); /* the machine may be shared: the better of both */
+            double after =
+                bd_peak_gflops((int)a->common.threads); /* the machine may be shared: the better of both */
             json_object_set_new(out, "peak_gflops", bd_cli_real(after > peak ? after : peak));
         }
     }
@@ -304,7 +439,8 @@ int bd_cmd_bench(int argc, char **argv) {
     bench_args a = {.backend = "cpu", .steps = 2, .symbols = 4194304};
     bd_cli_list args = {0};
     const bd_cli_opt opts[] = {
-        {"recipe", BD_CLI_STRING, &a.recipe, "FILE.json", "train: recipe to time (default: the 17,059,912-parameter baseline)"},
+        {"recipe", BD_CLI_STRING, &a.recipe, "FILE.json",
+         "train: recipe to time (default: the 17,059,912-parameter baseline)"},
         {"set", BD_CLI_EACH, &a.sets, "key=value", "train: override a key of the recipe"},
         {"steps", BD_CLI_COUNT, &a.steps, "N", "train: timed steps, after one that warms up"},
         {"symbols", BD_CLI_COUNT, &a.symbols, "N", "coder: codes to pack"},
@@ -315,10 +451,12 @@ int bd_cmd_bench(int argc, char **argv) {
         .name = "bench",
         .summary = bd_cmd_bench_summary,
         .usage = "bench kernels|train|coder [options]",
-        .text = "kernels: every operation at the shapes of the official baseline, beside the machine's measured fp32 peak.\n"
-                "train: whole training steps, optimizer included, on random tokens.\n"
-                "coder: section codecs on synthetic int6 codes, beside the ideal code length.\n"
-                "Machines are shared and noisy: compare ratios from one run, not seconds from two.",
+        .text =
+            "kernels: every operation at the shapes of the official baseline, beside the machine's measured fp32 "
+            "peak.\n"
+            "train: whole training steps, optimizer included, on random tokens, and where their time goes.\n"
+            "coder: section codecs on synthetic int6 codes, beside the ideal code length.\n"
+            "Machines are shared and noisy: compare ratios from one run, not seconds from two.",
         .examples = "  birdie bench train --json\n  birdie bench kernels --threads 1 --isa avx2\n",
         .opts = opts,
         .n_opts = sizeof opts / sizeof opts[0],

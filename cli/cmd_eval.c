@@ -6,9 +6,11 @@
 
 #include "base/numerics.h"
 #include "base/thread.h"
+#include "cli/backend_args.h"
 #include "cli/cli.h"
 #include "cli/data_args.h"
 #include "cli/protocol_json.h"
+#include "cli/score_json.h"
 #include "kernels/backend.h"
 #include "kernels/peak.h"
 #include "runtime/evaluate.h"
@@ -51,24 +53,6 @@ static bd_status choose_protocol(bd_protocol *p, char name[256], const eval_args
     return bd_protocol_check(p, err);
 }
 
-static bd_status backend_spec(char spec[32], const eval_args *a, bd_err *err) {
-    const char *isas[] = {"ref", "avx2", "avx512"};
-    if (strcmp(a->mode, "exact") != 0 && strcmp(a->mode, "fast") != 0)
-        return BD_FAIL(err, BD_E_USAGE, "--mode is exact or fast, not %.40s", a->mode);
-    if (strcmp(a->backend, "cpu") != 0 && strcmp(a->backend, "cuda") != 0)
-        return BD_FAIL(err, BD_E_USAGE, "--backend is cpu or cuda, not %.40s", a->backend);
-    bool cuda = strcmp(a->backend, "cuda") == 0;
-    snprintf(spec, 32, "%s", a->backend);
-    if (!a->isa) return BD_OK;
-    if (cuda) return BD_FAIL(err, BD_E_USAGE, "--isa chooses the instruction set of --backend cpu");
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(a->isa, isas[i])) {
-            snprintf(spec, 32, i ? "cpu:%s" : "%s", isas[i]);
-            return BD_OK;
-        }
-    return BD_FAIL(err, BD_E_USAGE, "--isa is ref, avx2 or avx512, not %.40s", a->isa);
-}
-
 /* ---- results ---- */
 
 static bd_status write_nll(void *user, uint64_t first, const double *nll, uint64_t n, bd_err *err) {
@@ -86,26 +70,9 @@ static bd_status write_nll(void *user, uint64_t first, const double *nll, uint64
 
 static json_t *score_json(const bd_score *s, const eval_args *a, const bd_protocol *p, const char *protocol,
                           const bd_backend *be) {
-    json_t *o = json_object(), *t = json_object();
-    double seconds = s->seconds_score + s->seconds_learn;
-    json_object_set_new(o, "val_bpb", bd_cli_real(s->val_bpb));
-    json_object_set_new(o, "val_loss", bd_cli_real(s->val_loss));
-    json_object_set_new(o, "tokens", bd_cli_u64(s->tokens));
-    json_object_set_new(o, "bytes", bd_cli_u64(s->bytes));
-    json_object_set_new(o, "windows", bd_cli_u64(s->windows));
-    json_object_set_new(o, "nll_q32", bd_cli_i64(s->nll_q32));
-    json_object_set_new(o, "mode", json_string(a->mode));
-    json_object_set_new(o, "numerics", json_integer(BD_NUMERICS_VERSION));
-    json_object_set_new(o, "protocol", bd_cli_str(protocol));
-    json_object_set_new(o, "protocol_values", bd_protocol_to_json(p));
-    json_object_set_new(o, "bpb_stderr", bd_cli_real(s->bpb_stderr));
-    json_object_set_new(t, "seconds", bd_cli_real(seconds));
-    json_object_set_new(t, "seconds_score", bd_cli_real(s->seconds_score));
-    json_object_set_new(t, "seconds_learn", bd_cli_real(s->seconds_learn));
-    json_object_set_new(t, "tokens_per_s", bd_cli_real((double)s->tokens / seconds));
-    json_object_set_new(t, "threads", json_integer(bd_pool_threads(be->pool)));
-    json_object_set_new(t, "backend", json_string(be->vt->name));
-    json_object_set_new(o, "measured", t);
+    json_t *o = json_object();
+    bd_score_json(o, s, a->mode, p, protocol);
+    json_object_set_new(o, "measured", bd_measured_json(s, be));
     return o;
 }
 
@@ -174,7 +141,8 @@ static int eval_run(const eval_args *a, const char *path) {
     bool out_open = false;
     int rc = 0;
 
-    BD_TRY_DONE(backend_spec(spec, a, &err));
+    const bd_backend_args ba = {a->backend, a->isa, a->mode, a->common.threads};
+    BD_TRY_DONE(bd_backend_args_spec(spec, &ba, &err));
     bd_data_args da = {
         .shards = a->data.items, .n_shards = (int)a->data.n, .tokenizer = a->tokenizer, .bytes = a->bytes};
     if (da.n_shards == 0) {
@@ -182,7 +150,7 @@ static int eval_run(const eval_args *a, const char *path) {
         goto done;
     }
     bd_model_args ma = {path,           a->model_file,     a->sets.items,
-                        (int)a->sets.n, a->allow_external, (uint64_t)a->common.max_memory};
+                        (int)a->sets.n, a->allow_external, bd_memory_limit(a->common.max_memory)};
     BD_TRY_DONE(bd_model_args_open(&m, &ma, &err));
     BD_TRY_DONE(choose_protocol(&proto, protocol, a, m, &err));
     BD_TRY_DONE(bd_data_open(&data, &da, &err));
@@ -192,14 +160,14 @@ static int eval_run(const eval_args *a, const char *path) {
         .max_tokens = (uint64_t)a->max_tokens,
         .drop_tail = a->drop_tail,
         .batch_rows = a->batch_rows,
-        .max_memory = (uint64_t)a->common.max_memory,
+        .max_memory = bd_memory_limit(a->common.max_memory),
     };
     BD_TRY_DONE(bd_eval_plan_make(&plan, m, &data.stream, &proto, &opts, &err));
     if (a->common.dry_run) {
         rc = print_plan(&plan, &proto, protocol, (int)a->common.threads, a->common.json);
         goto done;
     }
-    BD_TRY_DONE(bd_backend_open(&be, spec, (int)a->common.threads, &err));
+    BD_TRY_DONE(bd_backend_args_open(&be, &ba, &err));
     if (!strcmp(a->mode, "fast"))
         fprintf(stderr, "birdie: eval: --mode fast is the same arithmetic as exact in this version\n");
     if (a->nll_out) {

@@ -48,7 +48,12 @@ static bd_status open_data(train_data *d, const train_args *a, bd_err *err) {
     bool has_tok = bd_map_open(&m, tok, NULL) == BD_OK;
     if (has_tok) bd_map_close(&m);
     bd_data_args da = {.shards = arg, .n_shards = 1, .split = "val", .tokenizer = has_tok ? tok : NULL};
-    BD_TRY(bd_data_open(&d->val, &da, err));
+    st = bd_data_open(&d->val, &da, err);
+    if (st == BD_E_USAGE && !has_tok) {
+        st = BD_FAIL(err, BD_E_MISSING, "validation shards, but neither tokenizer.model nor sidecars to count their bytes with");
+        bd_err_file(err, a->data);
+    }
+    if (st) return st;
     d->has_val = true;
     return BD_OK;
 }

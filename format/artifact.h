@@ -24,57 +24,64 @@
  * one conversion and one multiplication per element, so the weights are the
  * same bits everywhere. */
 typedef enum bd_qmethod {
-    BD_Q_F16,      /* binary16 values */
-    BD_Q_ROW,      /* int codes in [-qmax, qmax], qmax = 2^(bits-1) - 1, bits 2..8; one binary16 scale per row */
-    BD_Q_TERNARY,  /* codes in {-1, 0, 1}, one binary16 scale per group of `group` consecutive elements (row major) */
-    BD_Q_F32,      /* raw float32: lossless, for tests and tiny vectors */
+    BD_Q_F16,     /* binary16 values */
+    BD_Q_ROW,     /* int codes in [-qmax, qmax], qmax = 2^(bits-1) - 1, bits 2..8; one binary16 scale per row */
+    BD_Q_TERNARY, /* codes in {-1, 0, 1}, one binary16 scale per group of `group` consecutive elements (row major)
+                   */
+    BD_Q_F32,     /* raw float32: lossless, for tests and tiny vectors */
     BD_Q_COUNT
 } bd_qmethod;
 const char *bd_qmethod_name(bd_qmethod m); /* "f16", "row", "ternary", "f32" */
 
 /* One tensor as it stands in the file: integers only. */
 typedef struct bd_qtensor {
-    uint32_t param;    /* index into the graph's parameter list */
+    uint32_t param; /* index into the graph's parameter list */
     uint32_t rows, cols;
     bd_qmethod method;
-    uint8_t bits;      /* BD_Q_ROW: 2..8; else 0 */
-    uint32_t group;    /* BD_Q_TERNARY: group size; else 0 */
-    int8_t *codes;     /* (rows, cols): BD_Q_ROW, BD_Q_TERNARY */
-    uint16_t *scales;  /* BD_Q_ROW: (rows); BD_Q_TERNARY: (ceil(rows*cols/group)) */
-    uint16_t *f16;     /* BD_Q_F16: (rows, cols) */
-    float *f32;        /* BD_Q_F32 */
+    uint8_t bits;     /* BD_Q_ROW: 2..8; else 0 */
+    uint32_t group;   /* BD_Q_TERNARY: group size; else 0 */
+    int8_t *codes;    /* (rows, cols): BD_Q_ROW, BD_Q_TERNARY */
+    uint16_t *scales; /* BD_Q_ROW: (rows); BD_Q_TERNARY: (ceil(rows*cols/group)) */
+    uint16_t *f16;    /* BD_Q_F16: (rows, cols) */
+    float *f32;       /* BD_Q_F32 */
 } bd_qtensor;
 
 /* float32 values of a tensor, (rows, cols). */
 void bd_qtensor_dequant(const bd_qtensor *q, float *out);
 
-/* Section codecs. RANGE is ours: adaptive binary range coder with context models, for BD_Q_ROW / BD_Q_TERNARY codes. */
+/* Section codecs. RANGE is ours: adaptive binary range coder with context models, for BD_Q_ROW / BD_Q_TERNARY
+ * codes. */
 typedef enum bd_codec {
-    BD_CODEC_RAW, BD_CODEC_BROTLI, BD_CODEC_ZSTD, BD_CODEC_XZ, BD_CODEC_RANGE, BD_CODEC_COUNT
+    BD_CODEC_RAW,
+    BD_CODEC_BROTLI,
+    BD_CODEC_ZSTD,
+    BD_CODEC_XZ,
+    BD_CODEC_RANGE,
+    BD_CODEC_COUNT
 } bd_codec;
 const char *bd_codec_name(bd_codec c);
 
 /* A weight group: tensors coded together. */
 typedef struct bd_qgroup {
-    const char *name;       /* short ASCII name for people, for example "mlp.fc" */
+    const char *name; /* short ASCII name for people, for example "mlp.fc" */
     bd_qtensor *tensors;
     uint32_t n_tensors;
     bd_codec codec;
-    uint64_t stored_bytes;  /* reader: size of the coded section; writer: filled in by build */
+    uint64_t stored_bytes; /* reader: size of the coded section; writer: filled in by build */
 } bd_qgroup;
 
 enum { BD_CLAIM_MAX_SHARDS = 8 };
 typedef struct bd_claim {
     bool present;
     uint32_t numerics;
-    uint32_t n_shards;                              /* shards whose joined stream was scored */
+    uint32_t n_shards; /* shards whose joined stream was scored */
     uint8_t shard_sha256[BD_CLAIM_MAX_SHARDS][32];
-    uint64_t first_target, tokens, bytes;           /* first_target: stream index of the first scored token */
+    uint64_t first_target, tokens, bytes; /* first_target: stream index of the first scored token */
     int64_t nll_q32;
 } bd_claim;
 
 typedef struct bd_section_info {
-    const char *name;   /* "model", "protocol", "tokenizer", "plan", "claims", or a weight group's own */
+    const char *name; /* "model", "protocol", "tokenizer", "plan", "claims", or a weight group's own */
     bd_codec codec;
     uint64_t offset, stored, raw;
     uint8_t sha256[32]; /* of the stored bytes */
@@ -107,7 +114,8 @@ bd_artifact_limits bd_artifact_limits_default(void);
 /* True if the bytes begin with the artifact's magic. */
 bool bd_artifact_is(const void *data, uint64_t size);
 bd_status bd_artifact_open(bd_artifact **out, const char *path, const bd_artifact_limits *lim, bd_err *err);
-bd_status bd_artifact_parse(bd_artifact **out, const void *data, uint64_t size, const bd_artifact_limits *lim, bd_err *err);
+bd_status bd_artifact_parse(bd_artifact **out, const void *data, uint64_t size, const bd_artifact_limits *lim,
+                            bd_err *err);
 void bd_artifact_close(bd_artifact *a);
 
 /* Serialize. Group codec BD_CODEC_COUNT means: try RANGE, and the byte codecs where
@@ -121,8 +129,8 @@ bd_status bd_artifact_build(const bd_artifact *a, bd_buf *out, bd_err *err);
 bd_status bd_qgroup_cost(bd_qgroup *g, uint64_t *bytes, bd_err *err);
 /* Size of everything but the groups: the file is this plus the cost of every group. */
 bd_status bd_artifact_fixed_cost(const bd_artifact *a, uint64_t *bytes, bd_err *err);
-/* Put a claim (or remove it: present == false) into the bytes of a valid artifact. Only the claims section, its table
- * entry and the root hash change; the model hash does not. */
+/* Put a claim (or remove it: present == false) into the bytes of a valid artifact. Only the claims section, its
+ * table entry and the root hash change; the model hash does not. */
 bd_status bd_artifact_set_claim(void *data, uint64_t size, const bd_claim *claim, bd_err *err);
 /* "brotli 1.0.9, zstd 1.5.4, xz 5.4.1": recorded in plans. */
 void bd_codec_versions(char *out, int size);

@@ -7,7 +7,9 @@
 
 #include "format/artifact.h"
 
-#define BD_ARTIFACT_MAGIC "\x89" "BRD\r\n\x1a\n"
+#define BD_ARTIFACT_MAGIC \
+    "\x89"                \
+    "BRD\r\n\x1a\n"
 
 enum {
     BD_ARTIFACT_VERSION = 1,
@@ -24,7 +26,12 @@ enum {
 };
 
 typedef enum bd_section_type {
-    BD_SEC_MODEL = 1, BD_SEC_PROTOCOL, BD_SEC_TOKENIZER, BD_SEC_PLAN, BD_SEC_WEIGHTS, BD_SEC_CLAIMS
+    BD_SEC_MODEL = 1,
+    BD_SEC_PROTOCOL,
+    BD_SEC_TOKENIZER,
+    BD_SEC_PLAN,
+    BD_SEC_WEIGHTS,
+    BD_SEC_CLAIMS
 } bd_section_type;
 
 /* Reading and writing agree on these rules. `place` is the file offset that errors name. */

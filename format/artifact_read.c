@@ -14,19 +14,24 @@ const char *bd_qmethod_name(bd_qmethod m) {
 }
 
 bd_artifact_limits bd_artifact_limits_default(void) {
-    bd_artifact_limits l = {
-        .file_bytes = (uint64_t)1 << 29, .decoded_bytes = (uint64_t)1 << 29, .tensors = 1 << 16, .elements = (uint64_t)1 << 28};
+    bd_artifact_limits l = {.file_bytes = (uint64_t)1 << 29,
+                            .decoded_bytes = (uint64_t)1 << 29,
+                            .tensors = 1 << 16,
+                            .elements = (uint64_t)1 << 28};
     return l;
 }
 
-bool bd_artifact_is(const void *data, uint64_t size) { return size >= 8 && memcmp(data, BD_ARTIFACT_MAGIC, 8) == 0; }
+bool bd_artifact_is(const void *data, uint64_t size) {
+    return size >= 8 && memcmp(data, BD_ARTIFACT_MAGIC, 8) == 0;
+}
 
 /* --- rules shared with the writer --- */
 
 bd_status bd_artifact_check_text(const char *text, uint64_t size, const char *what, uint64_t place, bd_err *err) {
     for (uint64_t i = 0; i < size; i++)
         if (text[i] != '\n' && (text[i] < 0x20 || text[i] > 0x7e))
-            return BD_FAIL_AT(err, BD_E_SYNTAX, place, "byte 0x%02x in the %s text: printable ASCII and newlines are allowed",
+            return BD_FAIL_AT(err, BD_E_SYNTAX, place,
+                              "byte 0x%02x in the %s text: printable ASCII and newlines are allowed",
                               (unsigned char)text[i], what);
     return BD_OK;
 }
@@ -36,7 +41,8 @@ bd_status bd_artifact_check_claim(const bd_claim *c, uint64_t place, bd_err *err
     if (c->numerics == 0 || c->tokens == 0 || c->bytes == 0 || c->nll_q32 < 0)
         return BD_FAIL_AT(err, BD_E_FIELD, place, "the claim has an illegal number");
     if (c->n_shards < 1 || c->n_shards > BD_CLAIM_MAX_SHARDS)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "a claim is about 1 to %d shards, not %u", BD_CLAIM_MAX_SHARDS, c->n_shards);
+        return BD_FAIL_AT(err, BD_E_FIELD, place, "a claim is about 1 to %d shards, not %u", BD_CLAIM_MAX_SHARDS,
+                          c->n_shards);
     return BD_OK;
 }
 
@@ -49,7 +55,8 @@ bd_status bd_artifact_check_groups(const bd_qgroup *groups, uint32_t n, uint64_t
     uint64_t total = 0, at = 0;
     for (uint32_t g = 0; g < n; g++) {
         if (g && groups[g].tensors[0].param <= groups[g - 1].tensors[0].param)
-            return BD_FAIL_AT(err, BD_E_NONCANON, place, "weight group %s comes after one with a later first parameter", groups[g].name);
+            return BD_FAIL_AT(err, BD_E_NONCANON, place,
+                              "weight group %s comes after one with a later first parameter", groups[g].name);
         total += groups[g].n_tensors;
     }
     uint32_t *all = calloc(total, sizeof *all);
@@ -59,7 +66,8 @@ bd_status bd_artifact_check_groups(const bd_qgroup *groups, uint32_t n, uint64_t
     qsort(all, total, sizeof *all, compare_u32);
     bd_status st = BD_OK;
     for (uint64_t i = 1; i < total && st == BD_OK; i++)
-        if (all[i] == all[i - 1]) st = BD_FAIL_AT(err, BD_E_NONCANON, place, "parameter %u occurs in two weight groups", all[i]);
+        if (all[i] == all[i - 1])
+            st = BD_FAIL_AT(err, BD_E_NONCANON, place, "parameter %u occurs in two weight groups", all[i]);
     free(all);
     return st;
 }
@@ -87,8 +95,8 @@ typedef struct reader {
 static bd_status read_header(reader *r, uint32_t *n_sections) {
     bd_err *err = r->err;
     if (r->size > r->lim.file_bytes)
-        return BD_FAIL(err, BD_E_LIMIT, "the artifact has %llu bytes; the limit is %llu", (unsigned long long)r->size,
-                       (unsigned long long)r->lim.file_bytes);
+        return BD_FAIL(err, BD_E_LIMIT, "the artifact has %llu bytes; the limit is %llu",
+                       (unsigned long long)r->size, (unsigned long long)r->lim.file_bytes);
     if (memcmp(r->data, BD_ARTIFACT_MAGIC, r->size < 8 ? r->size : 8) != 0)
         return BD_FAIL_AT(err, BD_E_MAGIC, 0, "not an artifact: it begins with other bytes");
     bd_rd rd;
@@ -100,22 +108,25 @@ static bd_status read_header(reader *r, uint32_t *n_sections) {
     uint64_t file_size = bd_rd_u64(&rd);
     if (rd.failed) return BD_FAIL_AT(err, BD_E_TRUNCATED, r->size, "the artifact ends inside its header");
     if (r->a->version != BD_ARTIFACT_VERSION)
-        return BD_FAIL_AT(err, BD_E_VERSION, 8, "format version %u; this reader knows %u", r->a->version, BD_ARTIFACT_VERSION);
+        return BD_FAIL_AT(err, BD_E_VERSION, 8, "format version %u; this reader knows %u", r->a->version,
+                          BD_ARTIFACT_VERSION);
     if (r->a->numerics == 0) return BD_FAIL_AT(err, BD_E_FIELD, 12, "numerics version 0 does not exist");
     if (*n_sections <= BD_FIXED_SECTIONS || *n_sections > BD_FIXED_SECTIONS + BD_GROUPS_MAX)
-        return BD_FAIL_AT(err, BD_E_FIELD, 16, "%u sections; there are %d to %d", *n_sections, BD_FIXED_SECTIONS + 1,
-                          BD_FIXED_SECTIONS + BD_GROUPS_MAX);
+        return BD_FAIL_AT(err, BD_E_FIELD, 16, "%u sections; there are %d to %d", *n_sections,
+                          BD_FIXED_SECTIONS + 1, BD_FIXED_SECTIONS + BD_GROUPS_MAX);
     if (file_size > r->size)
-        return BD_FAIL_AT(err, BD_E_TRUNCATED, r->size, "the artifact has %llu of its %llu bytes", (unsigned long long)r->size,
-                          (unsigned long long)file_size);
+        return BD_FAIL_AT(err, BD_E_TRUNCATED, r->size, "the artifact has %llu of its %llu bytes",
+                          (unsigned long long)r->size, (unsigned long long)file_size);
     if (file_size < r->size)
-        return BD_FAIL_AT(err, BD_E_NONCANON, file_size, "%llu bytes after the artifact's end", (unsigned long long)(r->size - file_size));
+        return BD_FAIL_AT(err, BD_E_NONCANON, file_size, "%llu bytes after the artifact's end",
+                          (unsigned long long)(r->size - file_size));
     if (r->size < BD_HEADER_BYTES + (uint64_t)BD_ENTRY_BYTES * *n_sections + BD_HASH_BYTES)
         return BD_FAIL_AT(err, BD_E_FIELD, 16, "the table of %u sections is larger than the file", *n_sections);
     return BD_OK;
 }
 
-static bd_status check_entry(reader *r, bd_section_type type, unsigned codec, uint64_t stored, uint64_t raw, uint64_t at) {
+static bd_status check_entry(reader *r, bd_section_type type, unsigned codec, uint64_t stored, uint64_t raw,
+                             uint64_t at) {
     static const struct {
         unsigned codecs; /* highest codec allowed */
         uint64_t low, high;
@@ -127,12 +138,16 @@ static bd_status check_entry(reader *r, bd_section_type type, unsigned codec, ui
         [BD_SEC_WEIGHTS] = {BD_CODEC_RANGE, 1, UINT32_MAX},
         [BD_SEC_CLAIMS] = {BD_CODEC_RAW, BD_CLAIM_BYTES, BD_CLAIM_BYTES},
     };
-    if (codec > rule[type].codecs) return BD_FAIL_AT(r->err, BD_E_FIELD, at + 1, "codec %u is not allowed in this section", codec);
+    if (codec > rule[type].codecs)
+        return BD_FAIL_AT(r->err, BD_E_FIELD, at + 1, "codec %u is not allowed in this section", codec);
     if (raw < rule[type].low || raw > rule[type].high)
-        return BD_FAIL_AT(r->err, BD_E_FIELD, at + 6, "a section of this type cannot have %llu bytes", (unsigned long long)raw);
-    if (codec == BD_CODEC_RAW && stored != raw) return BD_FAIL_AT(r->err, BD_E_FIELD, at + 2, "a raw section's sizes differ");
+        return BD_FAIL_AT(r->err, BD_E_FIELD, at + 6, "a section of this type cannot have %llu bytes",
+                          (unsigned long long)raw);
+    if (codec == BD_CODEC_RAW && stored != raw)
+        return BD_FAIL_AT(r->err, BD_E_FIELD, at + 2, "a raw section's sizes differ");
     if (codec != BD_CODEC_RAW && (stored == 0 || stored >= raw))
-        return BD_FAIL_AT(r->err, BD_E_NONCANON, at + 2, "a coded section is smaller than its contents, or it is stored raw");
+        return BD_FAIL_AT(r->err, BD_E_NONCANON, at + 2,
+                          "a coded section is smaller than its contents, or it is stored raw");
     return BD_OK;
 }
 
@@ -155,7 +170,9 @@ static bd_status read_table(reader *r, uint32_t n) {
         s->stored = bd_rd_u32(&rd);
         s->raw = bd_rd_u32(&rd);
         memcpy(s->sha256, bd_rd_bytes(&rd, BD_HASH_BYTES), BD_HASH_BYTES);
-        if (type != want) return BD_FAIL_AT(r->err, BD_E_FIELD, at, "section %u has type %u; its place is for type %u", i, type, want);
+        if (type != want)
+            return BD_FAIL_AT(r->err, BD_E_FIELD, at, "section %u has type %u; its place is for type %u", i, type,
+                              want);
         BD_TRY(check_entry(r, (bd_section_type)type, codec, s->stored, s->raw, at));
         r->types[i] = (bd_section_type)type;
         s->name = names[type];
@@ -164,11 +181,12 @@ static bd_status read_table(reader *r, uint32_t n) {
         offset += s->stored;
         decoded += s->raw;
         if (decoded > r->lim.decoded_bytes)
-            return BD_FAIL_AT(r->err, BD_E_LIMIT, at + 6, "the sections unpack to more than %llu bytes", (unsigned long long)r->lim.decoded_bytes);
+            return BD_FAIL_AT(r->err, BD_E_LIMIT, at + 6, "the sections unpack to more than %llu bytes",
+                              (unsigned long long)r->lim.decoded_bytes);
     }
     if (offset + BD_HASH_BYTES != r->size)
-        return BD_FAIL_AT(r->err, BD_E_FIELD, 20, "the sections end at byte %llu, the file at %llu", (unsigned long long)(offset + BD_HASH_BYTES),
-                          (unsigned long long)r->size);
+        return BD_FAIL_AT(r->err, BD_E_FIELD, 20, "the sections end at byte %llu, the file at %llu",
+                          (unsigned long long)(offset + BD_HASH_BYTES), (unsigned long long)r->size);
     return BD_OK;
 }
 
@@ -179,12 +197,14 @@ static bd_status check_hashes(reader *r) {
         const bd_section_info *s = &a->sections[i];
         bd_sha256_of(r->data + s->offset, s->stored, hash);
         if (memcmp(hash, s->sha256, 32) != 0)
-            return BD_FAIL_AT(r->err, BD_E_CHECKSUM, s->offset, "section %u (%s) is damaged: its hash differs", i, s->name);
+            return BD_FAIL_AT(r->err, BD_E_CHECKSUM, s->offset, "section %u (%s) is damaged: its hash differs", i,
+                              s->name);
     }
     memcpy(a->root_hash, r->data + r->size - BD_HASH_BYTES, 32);
     bd_sha256_of(r->data, r->size - BD_HASH_BYTES, hash);
     if (memcmp(hash, a->root_hash, 32) != 0)
-        return BD_FAIL_AT(r->err, BD_E_CHECKSUM, r->size - BD_HASH_BYTES, "header or section table are damaged: the root hash differs");
+        return BD_FAIL_AT(r->err, BD_E_CHECKSUM, r->size - BD_HASH_BYTES,
+                          "header or section table are damaged: the root hash differs");
     bd_artifact_model_hash(r->data, a->n_sections, a->sections[a->n_sections - 1].offset, a->model_hash);
     return BD_OK;
 }
@@ -223,7 +243,8 @@ static bd_status read_tokenizer(reader *r, const bd_section_info *s) {
     memcpy(a->tokenizer_tables_hash, bd_rd_bytes(&rd, 32), 32);
     a->vocab = bd_rd_u32(&rd);
     if (a->vocab < 1 || a->vocab > BD_VOCAB_MAX)
-        return BD_FAIL_AT(r->err, BD_E_FIELD, s->offset + 64, "a vocabulary of %u: 1 to %d is possible", a->vocab, BD_VOCAB_MAX);
+        return BD_FAIL_AT(r->err, BD_E_FIELD, s->offset + 64, "a vocabulary of %u: 1 to %d is possible", a->vocab,
+                          BD_VOCAB_MAX);
     return BD_OK;
 }
 
@@ -235,7 +256,9 @@ static bd_status read_group(reader *r, bd_section_info *s, bd_qgroup *g, bd_grou
         st = bd_weight_decode(g, r->a->arena, r->data + s->offset, s->stored, s->raw, budget, s->offset, r->err);
     } else {
         uint8_t *raw = malloc(s->raw);
-        if (!raw) return BD_FAIL_AT(r->err, BD_E_NOMEM, s->offset, "no memory for %llu bytes of weights", (unsigned long long)s->raw);
+        if (!raw)
+            return BD_FAIL_AT(r->err, BD_E_NOMEM, s->offset, "no memory for %llu bytes of weights",
+                              (unsigned long long)s->raw);
         st = bd_codec_unpack(s->codec, r->data + s->offset, s->stored, raw, s->raw, s->offset, r->err);
         if (st == BD_OK) st = bd_group_raw_read(g, r->a->arena, raw, s->raw, budget, s->offset, r->err);
         free(raw);
@@ -249,7 +272,8 @@ static bd_status read_claim(reader *r, const bd_section_info *s) {
     bd_rd rd;
     bd_rd_init(&rd, r->data + s->offset, s->stored);
     uint32_t present = bd_rd_u32(&rd);
-    if (present > 1) return BD_FAIL_AT(r->err, BD_E_FIELD, s->offset, "a claim is present (1) or not (0), not %u", present);
+    if (present > 1)
+        return BD_FAIL_AT(r->err, BD_E_FIELD, s->offset, "a claim is present (1) or not (0), not %u", present);
     c->present = present;
     c->numerics = bd_rd_u32(&rd);
     c->n_shards = bd_rd_u32(&rd);
@@ -286,7 +310,8 @@ static bd_status read_all(reader *r) {
     return read_claim(r, &s[n - 1]);
 }
 
-bd_status bd_artifact_parse(bd_artifact **out, const void *data, uint64_t size, const bd_artifact_limits *lim, bd_err *err) {
+bd_status bd_artifact_parse(bd_artifact **out, const void *data, uint64_t size, const bd_artifact_limits *lim,
+                            bd_err *err) {
     *out = NULL;
     bd_arena *arena = bd_arena_create(0);
     bd_artifact *a = arena ? bd_arena_alloc(arena, 1, sizeof *a) : NULL;

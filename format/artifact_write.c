@@ -13,7 +13,8 @@ typedef struct entry {
     uint64_t raw, start, stored;
 } entry;
 
-static bd_status add_text(bd_buf *body, entry *e, bd_section_type type, const void *text, uint64_t size, bd_err *err) {
+static bd_status add_text(bd_buf *body, entry *e, bd_section_type type, const void *text, uint64_t size,
+                          bd_err *err) {
     e->type = type;
     e->raw = size;
     e->start = body->size;
@@ -23,10 +24,12 @@ static bd_status add_text(bd_buf *body, entry *e, bd_section_type type, const vo
 }
 
 /* The group in the codec asked for, or raw if that is no larger. */
-static bd_status pack_group_as(const bd_qgroup *g, bd_codec codec, const bd_buf *raw, bd_buf *out, bd_codec *used, bd_err *err) {
+static bd_status pack_group_as(const bd_qgroup *g, bd_codec codec, const bd_buf *raw, bd_buf *out, bd_codec *used,
+                               bd_err *err) {
     size_t start = out->size;
     if (codec != BD_CODEC_RAW) {
-        BD_TRY(codec == BD_CODEC_RANGE ? bd_weight_encode(g, out, err) : bd_codec_pack(codec, raw->data, raw->size, out, err));
+        BD_TRY(codec == BD_CODEC_RANGE ? bd_weight_encode(g, out, err)
+                                       : bd_codec_pack(codec, raw->data, raw->size, out, err));
         *used = codec;
         if (out->size - start < raw->size) return BD_OK;
         out->size = start;
@@ -57,8 +60,11 @@ static bd_status pack_group_best(const bd_qgroup *g, const bd_buf *raw, bd_buf *
 static bd_status add_group(bd_buf *body, entry *e, bd_qgroup *g, bd_err *err) {
     BD_TRY(bd_group_check(g, err));
     uint64_t size = bd_group_raw_size(g);
-    if (size > UINT32_MAX) return BD_FAIL(err, BD_E_LIMIT, "weight group %s has %llu bytes; 2^32 - 1 are possible", g->name, (unsigned long long)size);
-    if ((unsigned)g->codec > BD_CODEC_COUNT) return BD_FAIL(err, BD_E_FIELD, "weight group %s has no such codec", g->name);
+    if (size > UINT32_MAX)
+        return BD_FAIL(err, BD_E_LIMIT, "weight group %s has %llu bytes; 2^32 - 1 are possible", g->name,
+                       (unsigned long long)size);
+    if ((unsigned)g->codec > BD_CODEC_COUNT)
+        return BD_FAIL(err, BD_E_FIELD, "weight group %s has no such codec", g->name);
     bd_buf raw;
     bd_buf_init(&raw);
     bd_group_raw_write(g, &raw);
@@ -110,7 +116,8 @@ static bd_status add_raw(bd_buf *body, entry *e, bd_section_type type, const voi
 
 static bd_status add_tokenizer(const bd_artifact *a, bd_buf *body, entry *e, bd_err *err) {
     uint8_t t[BD_TOKENIZER_BYTES];
-    if (a->vocab < 1 || a->vocab > BD_VOCAB_MAX) return BD_FAIL(err, BD_E_FIELD, "a vocabulary of %u: 1 to %d is possible", a->vocab, BD_VOCAB_MAX);
+    if (a->vocab < 1 || a->vocab > BD_VOCAB_MAX)
+        return BD_FAIL(err, BD_E_FIELD, "a vocabulary of %u: 1 to %d is possible", a->vocab, BD_VOCAB_MAX);
     memcpy(t, a->tokenizer_model_hash, 32);
     memcpy(t + 32, a->tokenizer_tables_hash, 32);
     bd_store_u32(t + 64, a->vocab);
@@ -120,7 +127,8 @@ static bd_status add_tokenizer(const bd_artifact *a, bd_buf *body, entry *e, bd_
 /* The four sections before the groups. */
 static bd_status add_front(const bd_artifact *a, bd_buf *body, entry *e, bd_err *err) {
     if (a->numerics == 0) return BD_FAIL(err, BD_E_FIELD, "numerics version 0 does not exist");
-    if (a->graph_size < 1 || a->graph_size > BD_TEXT_MAX) return BD_FAIL(err, BD_E_FIELD, "a model text has 1 to %d bytes", BD_TEXT_MAX);
+    if (a->graph_size < 1 || a->graph_size > BD_TEXT_MAX)
+        return BD_FAIL(err, BD_E_FIELD, "a model text has 1 to %d bytes", BD_TEXT_MAX);
     if (a->plan_size > BD_TEXT_MAX) return BD_FAIL(err, BD_E_FIELD, "a plan has at most %d bytes", BD_TEXT_MAX);
     BD_TRY(bd_artifact_check_text(a->graph_text, a->graph_size, "model", BD_NO_OFFSET, err));
     BD_TRY(bd_artifact_check_text(a->plan_text, a->plan_size, "plan", BD_NO_OFFSET, err));
@@ -140,7 +148,8 @@ bd_status bd_artifact_fixed_cost(const bd_artifact *a, uint64_t *bytes, bd_err *
     entry e[4];
     bd_buf_init(&body);
     bd_status st = add_front(a, &body, e, err);
-    if (st == BD_OK) *bytes = BD_HEADER_BYTES + BD_FIXED_SECTIONS * BD_ENTRY_BYTES + body.size + BD_CLAIM_BYTES + BD_HASH_BYTES;
+    if (st == BD_OK)
+        *bytes = BD_HEADER_BYTES + BD_FIXED_SECTIONS * BD_ENTRY_BYTES + body.size + BD_CLAIM_BYTES + BD_HASH_BYTES;
     bd_buf_free(&body);
     return st;
 }

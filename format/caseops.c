@@ -69,22 +69,21 @@ static int step(bd_caseops_state *s, uint32_t cp, bool *upper) {
         return 1;
     }
     switch (cp) {
-    case BD_CASEOPS_ESC:
-        /* The encoder escapes controls only: an escape that a capital waits for is nobody's spelling. */
-        if (s->mode || s->capnext) return -1;
-        s->escape = true;
-        return 0;
-    case BD_CASEOPS_TITLE:
-    case BD_CASEOPS_ALLCAPS:
-        if (s->in_word || s->mode || s->capnext) return -1;
-        s->mode = cp == BD_CASEOPS_TITLE ? MODE_TITLE : MODE_ALLCAPS;
-        return 0;
-    case BD_CASEOPS_CAPNEXT:
-        if (s->capnext) return -1;
-        s->capnext = true;
-        return 0;
-    default:
-        break;
+        case BD_CASEOPS_ESC:
+            /* The encoder escapes controls only: an escape that a capital waits for is nobody's spelling. */
+            if (s->mode || s->capnext) return -1;
+            s->escape = true;
+            return 0;
+        case BD_CASEOPS_TITLE:
+        case BD_CASEOPS_ALLCAPS:
+            if (s->in_word || s->mode || s->capnext) return -1;
+            s->mode = cp == BD_CASEOPS_TITLE ? MODE_TITLE : MODE_ALLCAPS;
+            return 0;
+        case BD_CASEOPS_CAPNEXT:
+            if (s->capnext) return -1;
+            s->capnext = true;
+            return 0;
+        default: break;
     }
     if (!is_letter(cp)) {
         if (s->mode || s->capnext) return -1;
@@ -103,15 +102,15 @@ static int step(bd_caseops_state *s, uint32_t cp, bool *upper) {
     return 1;
 }
 
-static bd_status run(bd_caseops_state *s, const uint8_t *text, uint64_t n, bd_buf *out, uint64_t *bytes, bd_err *err) {
+static bd_status run(bd_caseops_state *s, const uint8_t *text, uint64_t n, bd_buf *out, uint64_t *bytes,
+                     bd_err *err) {
     for (uint64_t i = 0; i < n;) {
         uint32_t cp;
         bool upper;
         int len = bd_utf8_next(text + i, n - i, &cp);
         if (len == 0) return not_utf8(i, err);
         int kind = step(s, cp, &upper);
-        if (kind < 0)
-            return BD_FAIL_AT(err, BD_E_FIELD, i, "CaseOps text: U+%04" PRIX32 " may not stand here", cp);
+        if (kind < 0) return BD_FAIL_AT(err, BD_E_FIELD, i, "CaseOps text: U+%04" PRIX32 " may not stand here", cp);
         if (kind > 0) {
             *bytes += (uint64_t)len;
             if (out && upper && is_lower(cp)) bd_buf_u8(out, (uint8_t)(cp - 32));

@@ -20,14 +20,15 @@ const char *bd_codec_name(bd_codec c) {
 
 void bd_codec_versions(char *out, int size) {
     uint32_t b = BrotliEncoderVersion();
-    snprintf(out, (size_t)size, "brotli %u.%u.%u, zstd %s, xz %s", b >> 24, b >> 12 & 0xfff, b & 0xfff, ZSTD_versionString(),
-             lzma_version_string());
+    snprintf(out, (size_t)size, "brotli %u.%u.%u, zstd %s, xz %s", b >> 24, b >> 12 & 0xfff, b & 0xfff,
+             ZSTD_versionString(), lzma_version_string());
 }
 
 static bd_status pack_brotli(const void *data, size_t size, bd_buf *out, bd_err *err) {
     size_t n = BrotliEncoderMaxCompressedSize(size);
     if (n == 0 || !bd_buf_reserve(out, n)) return BD_FAIL(err, BD_E_NOMEM, "no memory to compress %zu bytes", size);
-    if (!BrotliEncoderCompress(BROTLI_MAX_QUALITY, BROTLI_WINDOW, BROTLI_MODE_GENERIC, size, data, &n, out->data + out->size))
+    if (!BrotliEncoderCompress(BROTLI_MAX_QUALITY, BROTLI_WINDOW, BROTLI_MODE_GENERIC, size, data, &n,
+                               out->data + out->size))
         return BD_FAIL(err, BD_E_NOMEM, "brotli could not compress %zu bytes", size);
     out->size += n;
     return BD_OK;
@@ -35,7 +36,8 @@ static bd_status pack_brotli(const void *data, size_t size, bd_buf *out, bd_err 
 
 static bd_status pack_zstd(const void *data, size_t size, int level, bd_buf *out, bd_err *err) {
     size_t n = ZSTD_compressBound(size);
-    if (ZSTD_isError(n) || !bd_buf_reserve(out, n)) return BD_FAIL(err, BD_E_NOMEM, "no memory to compress %zu bytes", size);
+    if (ZSTD_isError(n) || !bd_buf_reserve(out, n))
+        return BD_FAIL(err, BD_E_NOMEM, "no memory to compress %zu bytes", size);
     ZSTD_CCtx *c = ZSTD_createCCtx();
     if (!c) return BD_FAIL(err, BD_E_NOMEM, "no memory for zstd");
     ZSTD_CCtx_setParameter(c, ZSTD_c_compressionLevel, level);
@@ -43,7 +45,8 @@ static bd_status pack_zstd(const void *data, size_t size, int level, bd_buf *out
     ZSTD_CCtx_setParameter(c, ZSTD_c_contentSizeFlag, 0);
     n = ZSTD_compress2(c, out->data + out->size, n, data, size);
     ZSTD_freeCCtx(c);
-    if (ZSTD_isError(n)) return BD_FAIL(err, BD_E_NOMEM, "zstd could not compress %zu bytes: %s", size, ZSTD_getErrorName(n));
+    if (ZSTD_isError(n))
+        return BD_FAIL(err, BD_E_NOMEM, "zstd could not compress %zu bytes: %s", size, ZSTD_getErrorName(n));
     out->size += n;
     return BD_OK;
 }
@@ -52,9 +55,11 @@ static bd_status pack_xz(const void *data, size_t size, bd_buf *out, bd_err *err
     size_t n = lzma_stream_buffer_bound(size), pos = 0;
     if (n == 0 || !bd_buf_reserve(out, n)) return BD_FAIL(err, BD_E_NOMEM, "no memory to compress %zu bytes", size);
     lzma_options_lzma o;
-    if (lzma_lzma_preset(&o, XZ_PRESET | LZMA_PRESET_EXTREME)) return BD_FAIL(err, BD_E_UNSUPPORTED, "liblzma lacks its preset");
+    if (lzma_lzma_preset(&o, XZ_PRESET | LZMA_PRESET_EXTREME))
+        return BD_FAIL(err, BD_E_UNSUPPORTED, "liblzma lacks its preset");
     lzma_filter chain[2] = {{LZMA_FILTER_LZMA2, &o}, {LZMA_VLI_UNKNOWN, NULL}};
-    lzma_ret r = lzma_stream_buffer_encode(chain, LZMA_CHECK_NONE, NULL, data, size, out->data + out->size, &pos, n);
+    lzma_ret r =
+        lzma_stream_buffer_encode(chain, LZMA_CHECK_NONE, NULL, data, size, out->data + out->size, &pos, n);
     if (r != LZMA_OK) return BD_FAIL(err, BD_E_NOMEM, "liblzma could not compress %zu bytes (%d)", size, (int)r);
     out->size += pos;
     return BD_OK;
@@ -120,7 +125,8 @@ static bool unpack_xz(const uint8_t *data, size_t size, uint8_t *out, size_t raw
     return r == LZMA_OK && in == size && at == raw;
 }
 
-bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void *out, uint64_t raw, uint64_t place, bd_err *err) {
+bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void *out, uint64_t raw, uint64_t place,
+                          bd_err *err) {
     bool fine = false;
     switch (codec) {
         case BD_CODEC_RAW:
@@ -133,8 +139,8 @@ bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void 
         default: break;
     }
     if (fine) return BD_OK;
-    return BD_FAIL_AT(err, BD_E_CODEC, place, "the %s data does not give exactly the %llu bytes declared", bd_codec_name(codec),
-                      (unsigned long long)raw);
+    return BD_FAIL_AT(err, BD_E_CODEC, place, "the %s data does not give exactly the %llu bytes declared",
+                      bd_codec_name(codec), (unsigned long long)raw);
 }
 
 bool bd_codec_worth_trying(const void *data, uint64_t size) {

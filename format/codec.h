@@ -12,12 +12,14 @@
 
 /* Append the compressed form of data. */
 bd_status bd_codec_pack(bd_codec codec, const void *data, uint64_t size, bd_buf *out, bd_err *err);
-/* Append the smallest form (ties: lowest number; a form that is no smaller than the data counts as RAW) and say which it was. */
+/* Append the smallest form (ties: lowest number; a form that is no smaller than the data counts as RAW) and say
+ * which it was. */
 bd_status bd_codec_pack_best(const void *data, uint64_t size, bd_buf *out, bd_codec *codec, bd_err *err);
 /* Exactly raw bytes into out. `place` is the file offset that errors name. */
-bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void *out, uint64_t raw, uint64_t place, bd_err *err);
-/* False if a quick trial says that the byte codecs find nothing beyond the frequencies of single bytes. Depends on the
- * bytes and the zstd version only. */
+bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void *out, uint64_t raw, uint64_t place,
+                          bd_err *err);
+/* False if a quick trial says that the byte codecs find nothing beyond the frequencies of single bytes. Depends on
+ * the bytes and the zstd version only. */
 bool bd_codec_worth_trying(const void *data, uint64_t size);
 
 #endif

@@ -88,7 +88,7 @@ static bd_status parse_tensor(bd_plan_tensor *t, const line *l, bd_err *err) {
     if (l->n < 4) return LINE_FAIL(err, BD_E_SYNTAX, l, "expected: tensor NAME GROUP METHOD key=value...%s", "");
     int method = bd_qmethod_find(l->word[3]);
     if (method < 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown method \"%s\" (f16, row, ternary, f32)", l->word[3]);
-    *t = (bd_plan_tensor){.name = l->word[1], .group = l->word[2], .method = (bd_qmethod)method, .bits = 6, .qgroup = 128, .lost = -1};
+    *t = (bd_plan_tensor){.name = l->word[1], .group = l->word[2], .method = (bd_qmethod)method, .bits = 6, .qgroup = 128, .lost = -1, .line = l->number};
     for (int i = 4; i < l->n; i++) {
         char *eq = strchr(l->word[i], '=');
         if (!eq) return LINE_FAIL(err, BD_E_SYNTAX, l, "expected key=value, found \"%s\"", l->word[i]);
@@ -123,6 +123,7 @@ static bd_status parse_group(bd_plan_group *g, const line *l, bd_err *err) {
     int codec = bd_codec_find(l->word[2]);
     if (codec < 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown codec \"%s\"", l->word[2]);
     g->name = l->word[1];
+    g->line = l->number;
     g->codec = (bd_codec)codec;
     return parse_u64(l, l->word[3] + 6, &g->bytes, err);
 }

@@ -26,12 +26,14 @@ typedef struct bd_plan_tensor {
     float k;            /* row: SDClip's k, 0: finest */
     uint32_t qgroup;    /* ternary: elements per scale */
     double lost;        /* share of the signal lost as predicted; negative: not stated */
+    int line;           /* where it was read, 0: it was not */
 } bd_plan_tensor;
 
 typedef struct bd_plan_group {
     const char *name;
     bd_codec codec;
     uint64_t bytes;     /* in the file */
+    int line;
 } bd_plan_group;
 
 typedef struct bd_plan {

@@ -16,14 +16,10 @@ typedef struct key {
 
 #define FIELD(f) offsetof(bd_protocol, f)
 static const key keys[] = {
-    {"window", FIELD(window), T_U32, false, 1, 65536},
-    {"stride", FIELD(stride), T_U32, false, 0, 65536},
-    {"chunk", FIELD(chunk), T_U32, true, 1, 16777216},
-    {"epochs", FIELD(epochs), T_U32, true, 1, 1000},
-    {"batch", FIELD(batch), T_U32, true, 1, 65536},
-    {"lr", FIELD(lr), T_F64, true, 0, 1000},
-    {"momentum", FIELD(momentum), T_F64, true, 0, 1},
-    {"clip", FIELD(clip), T_F64, true, 0, 1e6},
+    {"window", FIELD(window), T_U32, false, 1, 65536}, {"stride", FIELD(stride), T_U32, false, 0, 65536},
+    {"chunk", FIELD(chunk), T_U32, true, 1, 16777216}, {"epochs", FIELD(epochs), T_U32, true, 1, 1000},
+    {"batch", FIELD(batch), T_U32, true, 1, 65536},    {"lr", FIELD(lr), T_F64, true, 0, 1000},
+    {"momentum", FIELD(momentum), T_F64, true, 0, 1},  {"clip", FIELD(clip), T_F64, true, 0, 1e6},
     {"freeze", FIELD(freeze), T_U32, true, 0, 65536},
 };
 enum { N_KEYS = sizeof keys / sizeof keys[0] };
@@ -35,7 +31,9 @@ void bd_protocol_default(bd_protocol *p) {
     p->window = 1024;
 }
 
-const char *bd_protocol_kind_name(bd_protocol_kind k) { return (unsigned)k < BD_PROTO_KIND_COUNT ? kinds[k] : "unknown"; }
+const char *bd_protocol_kind_name(bd_protocol_kind k) {
+    return (unsigned)k < BD_PROTO_KIND_COUNT ? kinds[k] : "unknown";
+}
 
 int bd_protocol_kind_find(const char *name) {
     for (int k = 0; k < BD_PROTO_KIND_COUNT; k++)
@@ -55,17 +53,20 @@ static double get_f64(const bd_protocol *p, const key *k) {
 }
 
 bd_status bd_protocol_check(const bd_protocol *p, bd_err *err) {
-    if ((unsigned)p->kind >= BD_PROTO_KIND_COUNT) return BD_FAIL(err, BD_E_RANGE, "protocol: unknown kind %u", (unsigned)p->kind);
+    if ((unsigned)p->kind >= BD_PROTO_KIND_COUNT)
+        return BD_FAIL(err, BD_E_RANGE, "protocol: unknown kind %u", (unsigned)p->kind);
     for (int i = 0; i < N_KEYS; i++) {
         const key *k = &keys[i];
         if (k->sgd && p->kind != BD_PROTO_SGD) continue;
         double v = k->type == T_U32 ? get_u32(p, k) : get_f64(p, k);
         if (!(v >= k->low && v <= k->high))
-            return BD_FAIL(err, BD_E_RANGE, "protocol: %s is %.17g; it must be in [%.17g, %.17g]", k->name, v, k->low, k->high);
+            return BD_FAIL(err, BD_E_RANGE, "protocol: %s is %.17g; it must be in [%.17g, %.17g]", k->name, v,
+                           k->low, k->high);
         if (k->type == T_F64 && v != 0 && v < 0x1p-1022)
             return BD_FAIL(err, BD_E_RANGE, "protocol: %s is too close to zero", k->name);
     }
-    if (p->stride > p->window) return BD_FAIL(err, BD_E_RANGE, "protocol: stride %u exceeds window %u", p->stride, p->window);
+    if (p->stride > p->window)
+        return BD_FAIL(err, BD_E_RANGE, "protocol: stride %u exceeds window %u", p->stride, p->window);
     return BD_OK;
 }
 
@@ -124,7 +125,8 @@ static bool skip(text *t, const char *word) {
 
 static bool read_u32(text *t, uint32_t *v) {
     uint64_t x = 0, start = t->pos;
-    while (t->pos < t->size && t->p[t->pos] >= '0' && t->p[t->pos] <= '9' && x <= UINT32_MAX) x = x * 10 + (uint64_t)(t->p[t->pos++] - '0');
+    while (t->pos < t->size && t->p[t->pos] >= '0' && t->p[t->pos] <= '9' && x <= UINT32_MAX)
+        x = x * 10 + (uint64_t)(t->p[t->pos++] - '0');
     if (t->pos == start || x > UINT32_MAX || (t->p[start] == '0' && t->pos > start + 1)) return false;
     *v = (uint32_t)x;
     return true;
@@ -165,12 +167,14 @@ bd_status bd_protocol_parse(bd_protocol *p, const char *source, uint64_t size, b
     if (!skip(&t, "kind ")) return BD_FAIL_AT(err, BD_E_SYNTAX, t.pos, "protocol: expected \"kind\"");
     int kind = 0;
     while (kind < BD_PROTO_KIND_COUNT && !skip(&t, kinds[kind])) kind++;
-    if (kind == BD_PROTO_KIND_COUNT || !skip(&t, "\n")) return BD_FAIL_AT(err, BD_E_SYNTAX, t.pos, "protocol: unknown kind");
+    if (kind == BD_PROTO_KIND_COUNT || !skip(&t, "\n"))
+        return BD_FAIL_AT(err, BD_E_SYNTAX, t.pos, "protocol: unknown kind");
     p->kind = (bd_protocol_kind)kind;
     for (int i = 0; i < N_KEYS; i++) {
         const key *k = &keys[i];
         if (k->sgd && kind != BD_PROTO_SGD) continue;
-        if (!skip(&t, k->name) || !skip(&t, " ")) return BD_FAIL_AT(err, BD_E_SYNTAX, t.pos, "protocol: expected \"%s\"", k->name);
+        if (!skip(&t, k->name) || !skip(&t, " "))
+            return BD_FAIL_AT(err, BD_E_SYNTAX, t.pos, "protocol: expected \"%s\"", k->name);
         char *field = (char *)p + k->offset;
         uint32_t u = 0;
         double d = 0;
@@ -183,6 +187,7 @@ bd_status bd_protocol_parse(bd_protocol *p, const char *source, uint64_t size, b
     }
     if (t.pos != t.size) return BD_FAIL_AT(err, BD_E_SYNTAX, t.pos, "protocol: text after its last line");
     BD_TRY(bd_protocol_check(p, err));
-    if (p->stride == p->window) return BD_FAIL_AT(err, BD_E_NONCANON, 0, "protocol: a stride equal to the window is spelled 0");
+    if (p->stride == p->window)
+        return BD_FAIL_AT(err, BD_E_NONCANON, 0, "protocol: a stride equal to the window is spelled 0");
     return BD_OK;
 }

@@ -14,15 +14,16 @@ typedef enum bd_protocol_kind { BD_PROTO_WINDOW, BD_PROTO_SGD, BD_PROTO_KIND_COU
 
 typedef struct bd_protocol {
     bd_protocol_kind kind;
-    uint32_t window;  /* inputs of a window, 1..65,536 */
-    uint32_t stride;  /* 0 or window: non-overlapping; else every target is scored with at least window - stride context */
+    uint32_t window; /* inputs of a window, 1..65,536 */
+    uint32_t stride; /* 0 or window: non-overlapping; else every target is scored with at least window - stride
+                        context */
     /* kind sgd: score-first full-model test-time training (chunks of scored tokens) */
-    uint32_t chunk;   /* tokens per chunk */
+    uint32_t chunk; /* tokens per chunk */
     uint32_t epochs;
-    uint32_t batch;   /* sequences per step; seq_len of training is `window` */
-    double lr;        /* at chunk c of C: lr * 0.5 * (1 + cos(pi c / (C - 1))) */
+    uint32_t batch; /* sequences per step; seq_len of training is `window` */
+    double lr;      /* at chunk c of C: lr * 0.5 * (1 + cos(pi c / (C - 1))) */
     double momentum, clip;
-    uint32_t freeze;  /* blocks that do not learn */
+    uint32_t freeze; /* blocks that do not learn */
 } bd_protocol;
 
 void bd_protocol_default(bd_protocol *p); /* window 1024, stride 0, kind window */

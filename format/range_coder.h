@@ -19,10 +19,10 @@ typedef uint32_t bd_bit;
 enum { BD_BIT_LIMIT = 1022, BD_SQUASH_MAX = 2047, BD_MIX_LIMIT = 1 << 18 };
 
 typedef struct bd_rc_tables {
-    uint16_t squash[4096];  /* x + 2048, x in 1/256 nat -> probability in 1/65536 */
-    int16_t stretch[4096];  /* probability in 1/4096 -> x */
-    uint16_t rate[1024];    /* update count -> step in 1/65536 */
-    uint16_t cost[4097];    /* probability in 1/4096 -> -log2 in 1/4096 bit */
+    uint16_t squash[4096]; /* x + 2048, x in 1/256 nat -> probability in 1/65536 */
+    int16_t stretch[4096]; /* probability in 1/4096 -> x */
+    uint16_t rate[1024];   /* update count -> step in 1/65536 */
+    uint16_t cost[4097];   /* probability in 1/4096 -> -log2 in 1/4096 bit */
 } bd_rc_tables;
 
 void bd_rc_tables_init(bd_rc_tables *t);
@@ -45,11 +45,11 @@ typedef enum bd_rc_mode { BD_RC_ENCODE, BD_RC_DECODE, BD_RC_PRICE } bd_rc_mode;
 
 typedef struct bd_rc {
     uint64_t range, low, code;
-    bd_buf *out;         /* encode: the stream begins at out->data[start] */
+    bd_buf *out; /* encode: the stream begins at out->data[start] */
     size_t start;
-    const uint8_t *in;   /* decode */
+    const uint8_t *in;        /* decode */
     uint64_t in_size, in_pos; /* in_pos counts the zeros after the end as well */
-    uint64_t cost;       /* price: 1/4096 bit */
+    uint64_t cost;            /* price: 1/4096 bit */
     const bd_rc_tables *t;
 } bd_rc;
 
@@ -68,14 +68,16 @@ static inline uint32_t bd_rc_next(bd_rc *c) {
     uint64_t at = c->in_pos;
     c->in_pos += 4;
     if (at < c->in_size && c->in_size - at >= 4)
-        return (uint32_t)c->in[at] << 24 | (uint32_t)c->in[at + 1] << 16 | (uint32_t)c->in[at + 2] << 8 | c->in[at + 3];
+        return (uint32_t)c->in[at] << 24 | (uint32_t)c->in[at + 1] << 16 | (uint32_t)c->in[at + 2] << 8 |
+               c->in[at + 3];
     uint32_t v = 0;
     for (uint64_t i = at; i < at + 4; i++) v = v << 8 | (i < c->in_size ? c->in[i] : 0u);
     return v;
 }
 
 /* Codes `bit` (or returns the decoded one); p16 in [1, 65535]. `mode` is a constant at every call. */
-static inline __attribute__((always_inline)) unsigned bd_rc_bit(bd_rc *c, bd_rc_mode mode, unsigned bit, uint32_t p16) {
+static inline __attribute__((always_inline)) unsigned bd_rc_bit(bd_rc *c, bd_rc_mode mode, unsigned bit,
+                                                                uint32_t p16) {
     if (mode == BD_RC_PRICE) {
         uint32_t p = bit ? p16 : 65536 - p16, i = p >> 4, f = p & 15;
         c->cost += ((uint32_t)c->t->cost[i] * (16 - f) + (uint32_t)c->t->cost[i + 1] * f) >> 4;
@@ -104,7 +106,8 @@ static inline __attribute__((always_inline)) unsigned bd_rc_bit(bd_rc *c, bd_rc_
 }
 
 /* One decision with one model. */
-static inline __attribute__((always_inline)) unsigned bd_rc_model(bd_rc *c, bd_rc_mode mode, unsigned bit, bd_bit *m) {
+static inline __attribute__((always_inline)) unsigned bd_rc_model(bd_rc *c, bd_rc_mode mode, unsigned bit,
+                                                                  bd_bit *m) {
     bit = bd_rc_bit(c, mode, bit, bd_bit_p16(*m));
     *m = bd_bit_update(*m, bit, c->t->rate);
     return bit;

@@ -52,14 +52,15 @@ static bd_status read_base3(const uint8_t *p, int8_t *codes, uint64_t n, uint64_
         if (byte > 242) return BD_FAIL_AT(err, BD_E_RANGE, place, "byte %u does not hold five base-3 digits", byte);
         for (unsigned k = 0; k < 5; k++, byte /= 3) {
             if (i + k < n) codes[i + k] = digit[byte % 3];
-            else if (byte % 3) return BD_FAIL_AT(err, BD_E_NONCANON, place, "padding digits of ternary codes are not zero");
+            else if (byte % 3)
+                return BD_FAIL_AT(err, BD_E_NONCANON, place, "padding digits of ternary codes are not zero");
         }
     }
     return BD_OK;
 }
 
-bd_status bd_ternary_read(bd_rd *r, int8_t **codes, uint64_t n, int8_t *(*alloc)(void *user, uint64_t n), void *user,
-                          uint64_t place, bd_err *err) {
+bd_status bd_ternary_read(bd_rd *r, int8_t **codes, uint64_t n, int8_t *(*alloc)(void *user, uint64_t n),
+                          void *user, uint64_t place, bd_err *err) {
     uint8_t form = bd_rd_u8(r), best;
     if (r->failed) return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends before ternary codes");
     if (form > BD_TERNARY_MASK) return BD_FAIL_AT(err, BD_E_FIELD, place, "unknown form %u of ternary codes", form);
@@ -73,7 +74,8 @@ bd_status bd_ternary_read(bd_rd *r, int8_t **codes, uint64_t n, int8_t *(*alloc)
         nz = count_nonzero(c, n);
     } else {
         for (uint64_t i = 0; i < n; i++) nz += (c[i] = p[i / 8] >> (i % 8) & 1);
-        if (n % 8 && p[n / 8] >> (n % 8)) return BD_FAIL_AT(err, BD_E_NONCANON, place, "padding bits of a ternary mask are not zero");
+        if (n % 8 && p[n / 8] >> (n % 8))
+            return BD_FAIL_AT(err, BD_E_NONCANON, place, "padding bits of a ternary mask are not zero");
         const uint8_t *sign = bd_rd_bytes(r, ceil_div(nz, 8));
         if (!sign) return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside ternary signs");
         uint64_t k = 0;
@@ -82,7 +84,8 @@ bd_status bd_ternary_read(bd_rd *r, int8_t **codes, uint64_t n, int8_t *(*alloc)
             if (sign[k / 8] >> (k % 8) & 1) c[i] = -1;
             k++;
         }
-        if (nz % 8 && sign[nz / 8] >> (nz % 8)) return BD_FAIL_AT(err, BD_E_NONCANON, place, "padding bits of ternary signs are not zero");
+        if (nz % 8 && sign[nz / 8] >> (nz % 8))
+            return BD_FAIL_AT(err, BD_E_NONCANON, place, "padding bits of ternary signs are not zero");
     }
     bd_ternary_size(n, nz, &best);
     if (best != form) return BD_FAIL_AT(err, BD_E_NONCANON, place, "ternary codes are not in their smaller form");

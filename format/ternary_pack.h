@@ -15,9 +15,9 @@ enum { BD_TERNARY_BASE3 = 0, BD_TERNARY_MASK = 1 };
 uint64_t bd_ternary_size(uint64_t n, uint64_t nonzero, uint8_t *form);
 /* Form byte and packed codes. */
 void bd_ternary_write(bd_buf *out, const int8_t *codes, uint64_t n);
-/* Reads what write wrote; advances r. `place` is the file offset that errors name. codes: (n); it is written only after
- * the input was found long enough, so `alloc` gets it. */
-bd_status bd_ternary_read(bd_rd *r, int8_t **codes, uint64_t n, int8_t *(*alloc)(void *user, uint64_t n), void *user,
-                          uint64_t place, bd_err *err);
+/* Reads what write wrote; advances r. `place` is the file offset that errors name. codes: (n); it is written only
+ * after the input was found long enough, so `alloc` gets it. */
+bd_status bd_ternary_read(bd_rd *r, int8_t **codes, uint64_t n, int8_t *(*alloc)(void *user, uint64_t n),
+                          void *user, uint64_t place, bd_err *err);
 
 #endif

@@ -6,10 +6,10 @@
 #include "format/range_coder.h"
 
 enum {
-    UNARY = 20,        /* bins with models of their own; larger magnitudes escape */
-    CONTEXTS = 52,     /* quarter octaves of a mean magnitude, 1/32 .. 256 */
-    ONE = 1 << 12,     /* a mean magnitude of 1 */
-    ROW_WINDOW = 512,  /* running means: 1/n steps up to these */
+    UNARY = 20,       /* bins with models of their own; larger magnitudes escape */
+    CONTEXTS = 52,    /* quarter octaves of a mean magnitude, 1/32 .. 256 */
+    ONE = 1 << 12,    /* a mean magnitude of 1 */
+    ROW_WINDOW = 512, /* running means: 1/n steps up to these */
     COL_WINDOW = 64,
     SHAPE_WINDOW = 64, /* how far back a tensor's shape is looked for */
     SHIFT_MAX = 5
@@ -45,7 +45,7 @@ typedef struct codec {
     bd_err *err;
 } codec;
 
-#define HALF bd_bit_make(1u << 21, 0)
+#define HALF   bd_bit_make(1u << 21, 0)
 #define ALWAYS static inline __attribute__((always_inline))
 
 static void fill(bd_bit *m, size_t n) {
@@ -116,7 +116,8 @@ ALWAYS unsigned context(int32_t mean) {
 }
 
 /* Magnitude h in [0, hmax]: unary with mixed models, then an escape. */
-ALWAYS unsigned code_magnitude(codec *c, bd_rc *rc, bd_rc_mode mode, unsigned h, unsigned hmax, int32_t row_mean, int32_t col_mean) {
+ALWAYS unsigned code_magnitude(codec *c, bd_rc *rc, bd_rc_mode mode, unsigned h, unsigned hmax, int32_t row_mean,
+                               int32_t col_mean) {
     bd_bit *a = c->row[context(row_mean)], *b = c->col[context(col_mean)];
     unsigned stop = hmax < UNARY ? hmax : UNARY, k = 0;
     while (k < stop && bd_rc_mix(rc, mode, h > k, &a[k], &b[k], c->weight[k])) k++;
@@ -174,7 +175,8 @@ ALWAYS bool code_tensor(codec *c, bd_rc *rc, bd_rc_mode mode, const bd_qtensor *
 /* --- the rest of a group --- */
 
 static bool same_shape(const bd_qtensor *a, const bd_qtensor *b) {
-    return a->rows == b->rows && a->cols == b->cols && a->method == b->method && a->bits == b->bits && a->group == b->group;
+    return a->rows == b->rows && a->cols == b->cols && a->method == b->method && a->bits == b->bits &&
+           a->group == b->group;
 }
 
 /* Distance to the nearest earlier tensor of the same shape, 0: none. */
@@ -190,7 +192,8 @@ ALWAYS bd_status code_tensor_header(codec *c, bd_rc_mode mode, bd_qtensor *t, ui
     if (mode != BD_RC_DECODE) distance = find_shape(t, i);
     uint32_t delta = code_uint(&c->rc, mode, &c->uints[U_PARAM], mode == BD_RC_DECODE ? 0 : q->param - next);
     if (mode == BD_RC_DECODE) {
-        if ((uint64_t)next + delta > BD_PARAM_MAX) return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "a parameter index of 2^31 or more");
+        if ((uint64_t)next + delta > BD_PARAM_MAX)
+            return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "a parameter index of 2^31 or more");
         q->param = next + delta;
     }
     distance = code_uint(&c->rc, mode, &c->uints[U_SHAPE], distance);
@@ -205,7 +208,8 @@ ALWAYS bd_status code_tensor_header(codec *c, bd_rc_mode mode, bd_qtensor *t, ui
         q->scales = q->f16 = NULL;
         q->f32 = NULL;
     } else {
-        uint32_t rows = code_uint(&c->rc, mode, &c->uints[U_ROWS], q->rows - 1) + 1, cols = code_uint(&c->rc, mode, &c->uints[U_COLS], q->cols - 1) + 1;
+        uint32_t rows = code_uint(&c->rc, mode, &c->uints[U_ROWS], q->rows - 1) + 1,
+                 cols = code_uint(&c->rc, mode, &c->uints[U_COLS], q->cols - 1) + 1;
         unsigned method = bd_rc_direct(&c->rc, mode, (unsigned)q->method, 2), bits = 0;
         uint32_t group = 0;
         if (method == BD_Q_ROW) bits = bd_rc_direct(&c->rc, mode, q->bits - 1u, 3) + 1;
@@ -219,7 +223,8 @@ ALWAYS bd_status code_tensor_header(codec *c, bd_rc_mode mode, bd_qtensor *t, ui
     }
     BD_TRY(bd_group_check_tensor(t, i, budget, c->place, c->err));
     if (find_shape(t, i) != distance)
-        return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place, "parameter %u: its shape is not spelled by the nearest equal one", q->param);
+        return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place,
+                          "parameter %u: its shape is not spelled by the nearest equal one", q->param);
     return BD_OK;
 }
 
@@ -227,13 +232,15 @@ ALWAYS bd_status code_head(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw
     char name[256];
     unsigned len = mode == BD_RC_DECODE ? 0 : (unsigned)strlen(g->name);
     len = bd_rc_direct(&c->rc, mode, len, 8);
-    for (unsigned i = 0; i < len; i++) name[i] = (char)bd_rc_direct(&c->rc, mode, mode == BD_RC_DECODE ? 0 : (unsigned char)g->name[i], 8);
+    for (unsigned i = 0; i < len; i++)
+        name[i] = (char)bd_rc_direct(&c->rc, mode, mode == BD_RC_DECODE ? 0 : (unsigned char)g->name[i], 8);
     if (mode == BD_RC_DECODE) BD_TRY(bd_group_check_name(name, len, c->place, c->err));
     uint32_t n = code_uint(&c->rc, mode, &c->uints[U_COUNT], g->n_tensors - 1) + 1;
     if (mode == BD_RC_DECODE) {
         BD_TRY(bd_group_check_count(n, budget, c->place, c->err));
         if (raw_size < 1 + len + 4 + (uint64_t)n * BD_GROUP_HEADER)
-            return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "%u tensors do not fit the declared %llu bytes", n, (unsigned long long)raw_size);
+            return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "%u tensors do not fit the declared %llu bytes", n,
+                              (unsigned long long)raw_size);
         g->name = bd_arena_strdup(c->arena, name, len);
         g->tensors = bd_arena_alloc(c->arena, n, sizeof *g->tensors);
         if (!g->name || !g->tensors) return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %u tensors", n);
@@ -241,7 +248,8 @@ ALWAYS bd_status code_head(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw
     }
     for (uint32_t i = 0; i < n; i++) BD_TRY(code_tensor_header(c, mode, g->tensors, i, budget));
     if (mode == BD_RC_DECODE && bd_group_raw_size_min(g) > raw_size)
-        return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "the tensors do not fit the declared %llu bytes", (unsigned long long)raw_size);
+        return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "the tensors do not fit the declared %llu bytes",
+                          (unsigned long long)raw_size);
     return BD_OK;
 }
 
@@ -271,7 +279,8 @@ ALWAYS bd_status code_words32(codec *c, bd_rc_mode mode, bd_qtensor *q) {
     bool bad = false;
     if (mode == BD_RC_DECODE) {
         q->f32 = bd_arena_alloc(c->arena, n, sizeof *q->f32);
-        if (!q->f32) return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu values", (unsigned long long)n);
+        if (!q->f32)
+            return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu values", (unsigned long long)n);
     }
     for (uint64_t i = 0; i < n; i++) {
         uint32_t u = 0;
@@ -287,7 +296,9 @@ ALWAYS bd_status code_words32(codec *c, bd_rc_mode mode, bd_qtensor *q) {
     return BD_OK;
 }
 
-static bd_status no_memory_for_means(codec *c) { return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for column means"); }
+static bd_status no_memory_for_means(codec *c) {
+    return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for column means");
+}
 
 ALWAYS bd_status code_group(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw_size, bd_group_budget *budget) {
     BD_TRY(code_head(c, mode, g, raw_size, budget));
@@ -301,11 +312,13 @@ ALWAYS bd_status code_group(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t ra
         uint64_t n = bd_qtensor_elements(q);
         if (mode == BD_RC_DECODE) {
             q->codes = bd_arena_alloc(c->arena, n, 1);
-            if (!q->codes) return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu codes", (unsigned long long)n);
+            if (!q->codes)
+                return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu codes", (unsigned long long)n);
         }
         unsigned shift = mode == BD_RC_DECODE ? 0 : choose_shift(q->codes, n);
         shift = bd_rc_direct(&c->rc, mode, shift, 3);
-        if (shift > SHIFT_MAX) return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "parameter %u has a shift of %u", q->param, shift);
+        if (shift > SHIFT_MAX)
+            return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "parameter %u has a shift of %u", q->param, shift);
         int32_t *col = malloc((uint64_t)q->cols * sizeof *col);
         if (!col) return no_memory_for_means(c);
         bd_rc rc = c->rc; /* a local copy lives in registers */
@@ -314,7 +327,8 @@ ALWAYS bd_status code_group(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t ra
         free(col);
         if (!fine) return BD_FAIL_AT(c->err, BD_E_RANGE, c->place, "a code of parameter %u is too large", q->param);
         if (mode == BD_RC_DECODE && choose_shift(q->codes, n) != shift)
-            return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place, "parameter %u: a shift of %u is not the one its codes ask for", q->param, shift);
+            return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place,
+                              "parameter %u: a shift of %u is not the one its codes ask for", q->param, shift);
     }
     return BD_OK;
 }

@@ -17,8 +17,8 @@
 
 /* Append the stream of a group that bd_group_check accepts. */
 bd_status bd_weight_encode(const bd_qgroup *g, bd_buf *out, bd_err *err);
-/* Its length in 1/256 bit, without writing: within 2 bytes + 0.02 % of what encode writes (which may be less when the
- * stream happens to end in zeros: they are not written). */
+/* Its length in 1/256 bit, without writing: within 2 bytes + 0.02 % of what encode writes (which may be less when
+ * the stream happens to end in zeros: they are not written). */
 bd_status bd_weight_price(const bd_qgroup *g, uint64_t *bits_q8, bd_err *err);
 /* raw_size: what bd_group_raw_size must give for the group; it bounds what is allocated. */
 bd_status bd_weight_decode(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size, uint64_t raw_size,

@@ -39,44 +39,51 @@ void bd_qtensor_dequant(const bd_qtensor *q, float *out) {
 
 bd_status bd_group_check_name(const char *name, uint64_t len, uint64_t place, bd_err *err) {
     if (len < 1 || len > BD_GROUP_NAME_MAX)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "a weight group's name has 1 to %d bytes, not %llu", BD_GROUP_NAME_MAX,
-                          (unsigned long long)len);
+        return BD_FAIL_AT(err, BD_E_FIELD, place, "a weight group's name has 1 to %d bytes, not %llu",
+                          BD_GROUP_NAME_MAX, (unsigned long long)len);
     for (uint64_t i = 0; i < len; i++)
         if (name[i] < 0x21 || name[i] > 0x7e)
-            return BD_FAIL_AT(err, BD_E_FIELD, place, "byte 0x%02x in a weight group's name: printable ASCII without spaces is allowed",
+            return BD_FAIL_AT(err, BD_E_FIELD, place,
+                              "byte 0x%02x in a weight group's name: printable ASCII without spaces is allowed",
                               (unsigned char)name[i]);
     return BD_OK;
 }
 
 bd_status bd_group_check_count(uint64_t n, bd_group_budget *budget, uint64_t place, bd_err *err) {
     if (n < 1 || n > BD_GROUP_TENSORS_MAX)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "a weight group has 1 to %d tensors, not %llu", BD_GROUP_TENSORS_MAX,
-                          (unsigned long long)n);
+        return BD_FAIL_AT(err, BD_E_FIELD, place, "a weight group has 1 to %d tensors, not %llu",
+                          BD_GROUP_TENSORS_MAX, (unsigned long long)n);
     if (n > budget->tensors)
-        return BD_FAIL_AT(err, BD_E_LIMIT, place, "more tensors than allowed (%llu are left)", (unsigned long long)budget->tensors);
+        return BD_FAIL_AT(err, BD_E_LIMIT, place, "more tensors than allowed (%llu are left)",
+                          (unsigned long long)budget->tensors);
     budget->tensors -= n;
     return BD_OK;
 }
 
-bd_status bd_group_check_tensor(const bd_qtensor *t, uint32_t i, bd_group_budget *budget, uint64_t place, bd_err *err) {
+bd_status bd_group_check_tensor(const bd_qtensor *t, uint32_t i, bd_group_budget *budget, uint64_t place,
+                                bd_err *err) {
     const bd_qtensor *q = &t[i];
     if (i && q->param <= t[i - 1].param)
-        return BD_FAIL_AT(err, BD_E_NONCANON, place, "parameter %u after %u: a group's tensors are in increasing order", q->param,
+        return BD_FAIL_AT(err, BD_E_NONCANON, place,
+                          "parameter %u after %u: a group's tensors are in increasing order", q->param,
                           t[i - 1].param);
     if (q->param > BD_PARAM_MAX) return BD_FAIL_AT(err, BD_E_FIELD, place, "a parameter index of 2^31 or more");
-    if (q->rows == 0 || q->cols == 0) return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u has no elements", q->param);
+    if (q->rows == 0 || q->cols == 0)
+        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u has no elements", q->param);
     if ((unsigned)q->method >= BD_Q_COUNT)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u has the unknown method %u", q->param, (unsigned)q->method);
+        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u has the unknown method %u", q->param,
+                          (unsigned)q->method);
     if (q->method == BD_Q_ROW ? q->bits < 2 || q->bits > 8 : q->bits != 0)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u: %u bits do not go with method %s", q->param, q->bits,
-                          bd_qmethod_name(q->method));
+        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u: %u bits do not go with method %s", q->param,
+                          q->bits, bd_qmethod_name(q->method));
     uint64_t n = bd_qtensor_elements(q);
     if (q->method == BD_Q_TERNARY ? q->group < 1 || q->group > n : q->group != 0)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u: a group size of %u does not go with method %s and %llu elements",
-                          q->param, q->group, bd_qmethod_name(q->method), (unsigned long long)n);
+        return BD_FAIL_AT(err, BD_E_FIELD, place,
+                          "parameter %u: a group size of %u does not go with method %s and %llu elements", q->param,
+                          q->group, bd_qmethod_name(q->method), (unsigned long long)n);
     if (n > budget->elements)
-        return BD_FAIL_AT(err, BD_E_LIMIT, place, "parameter %u has %llu elements; %llu are left of the limit", q->param,
-                          (unsigned long long)n, (unsigned long long)budget->elements);
+        return BD_FAIL_AT(err, BD_E_LIMIT, place, "parameter %u has %llu elements; %llu are left of the limit",
+                          q->param, (unsigned long long)n, (unsigned long long)budget->elements);
     budget->elements -= n;
     return BD_OK;
 }
@@ -88,12 +95,14 @@ bd_status bd_group_check_scale(uint16_t h, uint64_t place, bd_err *err) {
 }
 
 bd_status bd_group_check_f16(uint16_t h, uint64_t place, bd_err *err) {
-    if ((h & 0x7c00) == 0x7c00) return BD_FAIL_AT(err, BD_E_NONFINITE, place, "binary16 value 0x%04x is not finite", h);
+    if ((h & 0x7c00) == 0x7c00)
+        return BD_FAIL_AT(err, BD_E_NONFINITE, place, "binary16 value 0x%04x is not finite", h);
     return BD_OK;
 }
 
 bd_status bd_group_check_f32(uint32_t bits, uint64_t place, bd_err *err) {
-    if ((bits & 0x7f800000) == 0x7f800000) return BD_FAIL_AT(err, BD_E_NONFINITE, place, "float value 0x%08x is not finite", bits);
+    if ((bits & 0x7f800000) == 0x7f800000)
+        return BD_FAIL_AT(err, BD_E_NONFINITE, place, "float value 0x%08x is not finite", bits);
     return BD_OK;
 }
 
@@ -120,7 +129,8 @@ bd_status bd_group_check(const bd_qgroup *g, bd_err *err) {
         int qmax = bd_qtensor_qmax(q);
         for (uint64_t i = 0; qmax && i < n; i++)
             if (q->codes[i] < -qmax || q->codes[i] > qmax)
-                return BD_FAIL(err, BD_E_RANGE, "code %d of parameter %u is outside [-%d, %d]", q->codes[i], q->param, qmax, qmax);
+                return BD_FAIL(err, BD_E_RANGE, "code %d of parameter %u is outside [-%d, %d]", q->codes[i],
+                               q->param, qmax, qmax);
     }
     return BD_OK;
 }
@@ -182,7 +192,8 @@ void bd_group_raw_write(const bd_qgroup *g, bd_buf *out) {
         for (uint32_t t = 0; t < g->n_tensors; t++) {
             const bd_qtensor *q = &g->tensors[t];
             if (q->method != BD_Q_F32) continue;
-            for (uint64_t i = 0; i < bd_qtensor_elements(q); i++) bd_buf_u8(out, (uint8_t)(float_bits(q->f32[i]) >> (8 * plane)));
+            for (uint64_t i = 0; i < bd_qtensor_elements(q); i++)
+                bd_buf_u8(out, (uint8_t)(float_bits(q->f32[i]) >> (8 * plane)));
         }
     for (uint32_t t = 0; t < g->n_tensors; t++) {
         const bd_qtensor *q = &g->tensors[t];
@@ -214,7 +225,8 @@ static bd_status read_words(bd_qgroup *g, bd_arena *arena, bd_rd *r, uint64_t pl
             else q->scales = w;
             for (uint64_t i = 0; i < n; i++) {
                 w[i] = (uint16_t)(p16[i] | p16[n16 + i] << 8);
-                BD_TRY(q->method == BD_Q_F16 ? bd_group_check_f16(w[i], place, err) : bd_group_check_scale(w[i], place, err));
+                BD_TRY(q->method == BD_Q_F16 ? bd_group_check_f16(w[i], place, err)
+                                             : bd_group_check_scale(w[i], place, err));
             }
             p16 += n;
         }
@@ -223,7 +235,8 @@ static bd_status read_words(bd_qgroup *g, bd_arena *arena, bd_rd *r, uint64_t pl
         q->f32 = bd_arena_alloc(arena, n, sizeof *q->f32);
         if (!q->f32) return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %llu values", (unsigned long long)n);
         for (uint64_t i = 0; i < n; i++) {
-            uint32_t u = p32[i] | (uint32_t)p32[n32 + i] << 8 | (uint32_t)p32[2 * n32 + i] << 16 | (uint32_t)p32[3 * n32 + i] << 24;
+            uint32_t u = p32[i] | (uint32_t)p32[n32 + i] << 8 | (uint32_t)p32[2 * n32 + i] << 16 |
+                         (uint32_t)p32[3 * n32 + i] << 24;
             BD_TRY(bd_group_check_f32(u, place, err));
             memcpy(&q->f32[i], &u, sizeof u);
         }
@@ -232,8 +245,8 @@ static bd_status read_words(bd_qgroup *g, bd_arena *arena, bd_rd *r, uint64_t pl
     return BD_OK;
 }
 
-bd_status bd_group_raw_read(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size, bd_group_budget *budget,
-                            uint64_t place, bd_err *err) {
+bd_status bd_group_raw_read(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size,
+                            bd_group_budget *budget, uint64_t place, bd_err *err) {
     bd_rd r;
     bd_rd_init(&r, data, size);
     uint8_t len = bd_rd_u8(&r);
@@ -263,19 +276,25 @@ bd_status bd_group_raw_read(bd_qgroup *g, bd_arena *arena, const uint8_t *data, 
     for (uint32_t t = 0; t < n; t++) {
         bd_qtensor *q = &g->tensors[t];
         uint64_t count = bd_qtensor_elements(q);
-        if (q->method == BD_Q_TERNARY) BD_TRY(bd_ternary_read(&r, &q->codes, count, alloc_codes, arena, place, err));
+        if (q->method == BD_Q_TERNARY)
+            BD_TRY(bd_ternary_read(&r, &q->codes, count, alloc_codes, arena, place, err));
         if (q->method != BD_Q_ROW) continue;
         const uint8_t *p = bd_rd_bytes(&r, count);
-        if (!p) return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside the codes of parameter %u", q->param);
+        if (!p)
+            return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside the codes of parameter %u",
+                              q->param);
         q->codes = bd_arena_alloc(arena, count, 1);
-        if (!q->codes) return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %llu codes", (unsigned long long)count);
+        if (!q->codes)
+            return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %llu codes", (unsigned long long)count);
         memcpy(q->codes, p, count);
         int qmax = bd_qtensor_qmax(q);
         for (uint64_t i = 0; i < count; i++)
             if (q->codes[i] < -qmax || q->codes[i] > qmax)
-                return BD_FAIL_AT(err, BD_E_RANGE, place, "code %d of parameter %u is outside [-%d, %d]", q->codes[i], q->param, qmax,
-                                  qmax);
+                return BD_FAIL_AT(err, BD_E_RANGE, place, "code %d of parameter %u is outside [-%d, %d]",
+                                  q->codes[i], q->param, qmax, qmax);
     }
-    if (bd_rd_left(&r)) return BD_FAIL_AT(err, BD_E_NONCANON, place, "%llu bytes after the group's last code", (unsigned long long)bd_rd_left(&r));
+    if (bd_rd_left(&r))
+        return BD_FAIL_AT(err, BD_E_NONCANON, place, "%llu bytes after the group's last code",
+                          (unsigned long long)bd_rd_left(&r));
     return BD_OK;
 }

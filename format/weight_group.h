@@ -30,7 +30,8 @@ int bd_qtensor_qmax(const bd_qtensor *q);        /* largest code; 0 for F16 and 
 bd_status bd_group_check_name(const char *name, uint64_t len, uint64_t place, bd_err *err);
 bd_status bd_group_check_count(uint64_t n, bd_group_budget *budget, uint64_t place, bd_err *err);
 /* Fields of tensor i, whose predecessors are fine; takes its elements from the budget. */
-bd_status bd_group_check_tensor(const bd_qtensor *t, uint32_t i, bd_group_budget *budget, uint64_t place, bd_err *err);
+bd_status bd_group_check_tensor(const bd_qtensor *t, uint32_t i, bd_group_budget *budget, uint64_t place,
+                                bd_err *err);
 bd_status bd_group_check_scale(uint16_t h, uint64_t place, bd_err *err);
 bd_status bd_group_check_f16(uint16_t h, uint64_t place, bd_err *err);
 bd_status bd_group_check_f32(uint32_t bits, uint64_t place, bd_err *err);
@@ -42,7 +43,7 @@ uint64_t bd_group_raw_size(const bd_qgroup *g);
 /* The same, from the headers alone, with ternary codes at their smallest: what the contents take at least. */
 uint64_t bd_group_raw_size_min(const bd_qgroup *g);
 void bd_group_raw_write(const bd_qgroup *g, bd_buf *out);
-bd_status bd_group_raw_read(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size, bd_group_budget *budget,
-                            uint64_t place, bd_err *err);
+bd_status bd_group_raw_read(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size,
+                            bd_group_budget *budget, uint64_t place, bd_err *err);
 
 #endif

@@ -7,11 +7,11 @@
 #include <string.h>
 #include <zstd.h>
 
-#define FILE_LIMIT ((uint64_t)1 << 29)
+#define FILE_LIMIT     ((uint64_t)1 << 29)
 #define UNPACKED_LIMIT ((uint64_t)1 << 29)
-#define TENSOR_LIMIT 65536u
-#define ELEMENT_LIMIT ((uint64_t)1 << 28)
-#define NOWHERE UINT64_MAX
+#define TENSOR_LIMIT   65536u
+#define ELEMENT_LIMIT  ((uint64_t)1 << 28)
+#define NOWHERE        UINT64_MAX
 
 /* Everything a check needs: the file, the result, what may still be asked for. */
 typedef struct dec {
@@ -40,25 +40,30 @@ static uint64_t up(uint64_t a, uint64_t b) { return a / b + (a % b ? 1 : 0); }
 /* ------------------------------------------------------------------ SHA-256 */
 
 static const uint32_t sha_k[64] = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
-    0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
-    0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
-    0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3,
-    0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f,
-    0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
 static uint32_t ror(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
 static void sha_block(uint32_t h[8], const uint8_t *p) {
     uint32_t w[64], s[8];
-    for (int i = 0; i < 16; i++) w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
     for (int i = 16; i < 64; i++)
         w[i] = w[i - 16] + (ror(w[i - 15], 7) ^ ror(w[i - 15], 18) ^ w[i - 15] >> 3) + w[i - 7] +
                (ror(w[i - 2], 17) ^ ror(w[i - 2], 19) ^ w[i - 2] >> 10);
     memcpy(s, h, sizeof s);
     for (int i = 0; i < 64; i++) {
-        uint32_t t1 = s[7] + (ror(s[4], 6) ^ ror(s[4], 11) ^ ror(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) + sha_k[i] + w[i];
-        uint32_t t2 = (ror(s[0], 2) ^ ror(s[0], 13) ^ ror(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
+        uint32_t t1 = s[7] + (ror(s[4], 6) ^ ror(s[4], 11) ^ ror(s[4], 25)) + ((s[4] & s[5]) ^ (~s[4] & s[6])) +
+                      sha_k[i] + w[i];
+        uint32_t t2 =
+            (ror(s[0], 2) ^ ror(s[0], 13) ^ ror(s[0], 22)) + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
         memmove(s + 1, s, 7 * sizeof s[0]);
         s[4] += t1;
         s[0] = t1 + t2;
@@ -68,7 +73,8 @@ static void sha_block(uint32_t h[8], const uint8_t *p) {
 
 /* SHA-256 of a followed by b. */
 static void sha(const uint8_t *a, uint64_t na, const uint8_t *b, uint64_t nb, uint8_t out[32]) {
-    uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    uint32_t h[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     uint8_t block[64];
     uint64_t total = na + nb, at = 0;
     for (bool ended = false;;) {
@@ -97,11 +103,12 @@ static void sha(const uint8_t *a, uint64_t na, const uint8_t *b, uint64_t nb, ui
 
 /* -------------------------------------------------------------- range coder */
 
-static const uint16_t logistic[65] = {
-    22,    28,    36,    47,    60,    77,    98,    126,   162,   208,   267,   342,   439,   562,   720,   922,   1179,
-    1506,  1921,  2446,  3108,  3938,  4971,  6249,  7812,  9702,  11955, 14595, 17625, 21025, 24743, 28693, 32768, 36843,
-    40793, 44511, 47911, 50941, 53581, 55834, 57724, 59287, 60565, 61598, 62428, 63090, 63615, 64030, 64357, 64614, 64816,
-    64974, 65097, 65194, 65269, 65328, 65374, 65410, 65438, 65459, 65476, 65489, 65500, 65508, 65514};
+static const uint16_t logistic[65] = {22,    28,    36,    47,    60,    77,    98,    126,   162,   208,   267,
+                                      342,   439,   562,   720,   922,   1179,  1506,  1921,  2446,  3108,  3938,
+                                      4971,  6249,  7812,  9702,  11955, 14595, 17625, 21025, 24743, 28693, 32768,
+                                      36843, 40793, 44511, 47911, 50941, 53581, 55834, 57724, 59287, 60565, 61598,
+                                      62428, 63090, 63615, 64030, 64357, 64614, 64816, 64974, 65097, 65194, 65269,
+                                      65328, 65374, 65410, 65438, 65459, 65476, 65489, 65500, 65508, 65514};
 
 typedef struct model {
     uint32_t P, n;
@@ -261,7 +268,9 @@ static bool range_end_is_legal(const range_dec *c) {
 /* ------------------------------------------------------------ weight groups */
 
 static uint64_t elements(const bd_refdec_tensor *t) { return (uint64_t)t->rows * t->cols; }
-static bool has_codes(const bd_refdec_tensor *t) { return t->method == BD_REFDEC_ROW || t->method == BD_REFDEC_TERNARY; }
+static bool has_codes(const bd_refdec_tensor *t) {
+    return t->method == BD_REFDEC_ROW || t->method == BD_REFDEC_TERNARY;
+}
 static int largest(const bd_refdec_tensor *t) { return t->method == BD_REFDEC_ROW ? (1 << (t->bits - 1)) - 1 : 1; }
 
 static uint64_t words_of(const bd_refdec_tensor *t) {
@@ -307,7 +316,8 @@ static bool check_tensor(dec *d, const bd_refdec_group *g, uint32_t i) {
     if (i > 0 && t->param <= g->tensors[i - 1].param) return fail(d, BD_REFDEC_NONCANON);
     if (t->param >> 31 || t->rows == 0 || t->cols == 0 || t->method > 3) return fail(d, BD_REFDEC_FIELD);
     if (t->method == BD_REFDEC_ROW ? (t->bits < 2 || t->bits > 8) : t->bits != 0) return fail(d, BD_REFDEC_FIELD);
-    if (t->method == BD_REFDEC_TERNARY ? (t->group < 1 || t->group > elements(t)) : t->group != 0) return fail(d, BD_REFDEC_FIELD);
+    if (t->method == BD_REFDEC_TERNARY ? (t->group < 1 || t->group > elements(t)) : t->group != 0)
+        return fail(d, BD_REFDEC_FIELD);
     if (elements(t) > d->elements_left) return fail(d, BD_REFDEC_LIMIT);
     d->elements_left -= elements(t);
     return true;
@@ -365,7 +375,8 @@ static bool raw_words(dec *d, bd_refdec_group *g, bytes *b) {
         }
         if (t->method != BD_REFDEC_F32) continue;
         for (uint64_t k = 0; k < elements(t); k++, v++) {
-            t->f32[k] = (uint32_t)q[v] | (uint32_t)q[V + v] << 8 | (uint32_t)q[2 * V + v] << 16 | (uint32_t)q[3 * V + v] << 24;
+            t->f32[k] = (uint32_t)q[v] | (uint32_t)q[V + v] << 8 | (uint32_t)q[2 * V + v] << 16 |
+                        (uint32_t)q[3 * V + v] << 24;
             if (!check_f32(d, t->f32[k])) return false;
         }
     }
@@ -454,7 +465,8 @@ static bool raw_group(dec *d, bd_refdec_group *g, const uint8_t *data, uint64_t 
 /* --- RANGE codec --- */
 
 static bool same_shape(const bd_refdec_tensor *a, const bd_refdec_tensor *b) {
-    return a->rows == b->rows && a->cols == b->cols && a->method == b->method && a->bits == b->bits && a->group == b->group;
+    return a->rows == b->rows && a->cols == b->cols && a->method == b->method && a->bits == b->bits &&
+           a->group == b->group;
 }
 
 static bool range_header(dec *d, range_dec *c, bd_refdec_group *g, uint32_t i) {
@@ -613,16 +625,19 @@ static uint8_t *unpack(dec *d, const section *s) {
         size_t left = s->stored, room = s->raw;
         const uint8_t *from = in;
         uint8_t *to = out;
-        fine = b && BrotliDecoderDecompressStream(b, &left, &from, &room, &to, NULL) == BROTLI_DECODER_RESULT_SUCCESS && !left && !room;
+        fine = b &&
+               BrotliDecoderDecompressStream(b, &left, &from, &room, &to, NULL) == BROTLI_DECODER_RESULT_SUCCESS &&
+               !left && !room;
         if (b) BrotliDecoderDestroyInstance(b);
     } else if (s->codec == 2) {
-        fine = s->stored >= 4 && le(in, 4) == 0xfd2fb528 && ZSTD_findFrameCompressedSize(in, s->stored) == s->stored &&
+        fine = s->stored >= 4 && le(in, 4) == 0xfd2fb528 &&
+               ZSTD_findFrameCompressedSize(in, s->stored) == s->stored &&
                ZSTD_decompress(out, s->raw, in, s->stored) == s->raw;
     } else if (s->codec == 3) {
         uint64_t memory = (uint64_t)128 << 20;
         size_t from = 0, to = 0;
-        fine = lzma_stream_buffer_decode(&memory, 0, NULL, in, &from, s->stored, out, &to, s->raw) == LZMA_OK && from == s->stored &&
-               to == s->raw;
+        fine = lzma_stream_buffer_decode(&memory, 0, NULL, in, &from, s->stored, out, &to, s->raw) == LZMA_OK &&
+               from == s->stored && to == s->raw;
     }
     if (fine) return out;
     free(out);
@@ -684,9 +699,11 @@ static bool decode_protocol(dec *d, const section *s) {
         const char *key;
         bool sgd, real;
         double low, high;
-    } rule[9] = {{"window ", false, false, 1, 65536},  {"stride ", false, false, 0, 65536}, {"chunk ", true, false, 1, 16777216},
-                 {"epochs ", true, false, 1, 1000},    {"batch ", true, false, 1, 65536},   {"lr ", true, true, 0, 1000},
-                 {"momentum ", true, true, 0, 1},      {"clip ", true, true, 0, 1e6},       {"freeze ", true, false, 0, 65536}};
+    } rule[9] = {{"window ", false, false, 1, 65536},  {"stride ", false, false, 0, 65536},
+                 {"chunk ", true, false, 1, 16777216}, {"epochs ", true, false, 1, 1000},
+                 {"batch ", true, false, 1, 65536},    {"lr ", true, true, 0, 1000},
+                 {"momentum ", true, true, 0, 1},      {"clip ", true, true, 0, 1e6},
+                 {"freeze ", true, false, 0, 65536}};
     double value[9] = {0};
     d->out->protocol = (char *)unpack(d, s);
     if (!d->out->protocol) return false;
@@ -706,7 +723,8 @@ static bool decode_protocol(dec *d, const section *s) {
     }
     if (p != end) return fail(d, BD_REFDEC_SYNTAX);
     for (int i = 0; i < 9; i++)
-        if ((sgd || !rule[i].sgd) && (value[i] < rule[i].low || value[i] > rule[i].high)) return fail(d, BD_REFDEC_RANGE);
+        if ((sgd || !rule[i].sgd) && (value[i] < rule[i].low || value[i] > rule[i].high))
+            return fail(d, BD_REFDEC_RANGE);
     if (value[1] > value[0]) return fail(d, BD_REFDEC_RANGE);
     return value[1] < value[0] ? true : fail(d, BD_REFDEC_NONCANON);
 }
@@ -750,7 +768,8 @@ static bool check_params(dec *d, uint64_t first_group) {
     uint64_t n = 0, k = 0;
     d->section = first_group;
     for (uint32_t g = 0; g < o->n_groups; g++) {
-        if (g > 0 && o->groups[g].tensors[0].param <= o->groups[g - 1].tensors[0].param) return fail(d, BD_REFDEC_NONCANON);
+        if (g > 0 && o->groups[g].tensors[0].param <= o->groups[g - 1].tensors[0].param)
+            return fail(d, BD_REFDEC_NONCANON);
         n += o->groups[g].n_tensors;
     }
     uint32_t *all = malloc(n * sizeof *all);
@@ -779,7 +798,8 @@ static bool decode_claims(dec *d, const section *s) {
     if (o->claim.present > 1) return fail(d, BD_REFDEC_FIELD);
     uint64_t used = 0;
     if (o->claim.present) {
-        if (!o->claim.numerics || !o->claim.tokens || !o->claim.bytes || o->claim.nll_q32 < 0) return fail(d, BD_REFDEC_FIELD);
+        if (!o->claim.numerics || !o->claim.tokens || !o->claim.bytes || o->claim.nll_q32 < 0)
+            return fail(d, BD_REFDEC_FIELD);
         if (o->claim.shards < 1 || o->claim.shards > 8) return fail(d, BD_REFDEC_FIELD);
         used = 44 + 32 * o->claim.shards;
     }
@@ -813,7 +833,8 @@ static bool check_table(dec *d, section *s, uint32_t n) {
     static const struct {
         unsigned codecs;
         uint64_t low, high;
-    } rule[7] = {{0, 0, 0}, {3, 1, 1 << 24}, {3, 1, 4096}, {0, 68, 68}, {3, 0, 1 << 24}, {4, 1, UINT32_MAX}, {0, 300, 300}};
+    } rule[7] = {{0, 0, 0},       {3, 1, 1 << 24},    {3, 1, 4096}, {0, 68, 68},
+                 {3, 0, 1 << 24}, {4, 1, UINT32_MAX}, {0, 300, 300}};
     uint64_t at = 28 + 42 * (uint64_t)n, total = 0;
     for (uint32_t i = 0; i < n; i++) {
         uint64_t e = 28 + 42 * (uint64_t)i;
@@ -824,7 +845,8 @@ static bool check_table(dec *d, section *s, uint32_t n) {
         if (s[i].codec > rule[type].codecs) return fail_at(d, BD_REFDEC_FIELD, e + 1);
         if (s[i].raw < rule[type].low || s[i].raw > rule[type].high) return fail_at(d, BD_REFDEC_FIELD, e + 6);
         if (s[i].codec == 0 && s[i].stored != s[i].raw) return fail_at(d, BD_REFDEC_FIELD, e + 2);
-        if (s[i].codec != 0 && (s[i].stored == 0 || s[i].stored >= s[i].raw)) return fail_at(d, BD_REFDEC_NONCANON, e + 2);
+        if (s[i].codec != 0 && (s[i].stored == 0 || s[i].stored >= s[i].raw))
+            return fail_at(d, BD_REFDEC_NONCANON, e + 2);
         at += s[i].stored;
         total += s[i].raw;
         if (total > UNPACKED_LIMIT) return fail_at(d, BD_REFDEC_LIMIT, e + 6);
@@ -836,7 +858,8 @@ static bool check_hashes(dec *d, const section *s, uint32_t n) {
     uint8_t hash[32];
     for (uint32_t i = 0; i < n; i++) {
         sha(d->file + s[i].offset, s[i].stored, NULL, 0, hash);
-        if (memcmp(hash, d->file + 28 + 42 * (uint64_t)i + 10, 32)) return fail_at(d, BD_REFDEC_CHECKSUM, s[i].offset);
+        if (memcmp(hash, d->file + 28 + 42 * (uint64_t)i + 10, 32))
+            return fail_at(d, BD_REFDEC_CHECKSUM, s[i].offset);
     }
     sha(d->file, d->size - 32, NULL, 0, d->out->root_hash);
     if (memcmp(d->out->root_hash, d->file + d->size - 32, 32)) return fail_at(d, BD_REFDEC_CHECKSUM, d->size - 32);

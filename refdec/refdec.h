@@ -30,8 +30,8 @@ typedef struct bd_refdec_tensor {
     uint8_t method, bits;
     uint16_t *words; /* F16: (rows, cols) values; ROW, TERNARY: (n_words) scales */
     uint64_t n_words;
-    uint32_t *f32;   /* F32: (rows, cols) bit patterns */
-    int8_t *codes;   /* ROW, TERNARY: (rows, cols) */
+    uint32_t *f32; /* F32: (rows, cols) bit patterns */
+    int8_t *codes; /* ROW, TERNARY: (rows, cols) */
 } bd_refdec_tensor;
 
 typedef struct bd_refdec_group {
@@ -58,7 +58,8 @@ typedef struct bd_refdec_result {
     } claim;
 } bd_refdec_result;
 
-/* Decode a whole file in memory. Returns out->error; out holds what was decoded up to there and is freed with bd_refdec_free. */
+/* Decode a whole file in memory. Returns out->error; out holds what was decoded up to there and is freed with
+ * bd_refdec_free. */
 int bd_refdec_decode(const void *data, uint64_t size, bd_refdec_result *out);
 void bd_refdec_free(bd_refdec_result *r);
 /* float32 values of a tensor of a valid file; out: (rows, cols). */

@@ -26,23 +26,38 @@ static bd_status take(bd_optimizer *o, void *out, uint64_t bytes, bd_err *err) {
     return BD_OK;
 }
 
-static bd_status assign_groups(bd_optimizer *o, uint64_t *largest, uint64_t *work, bool *adam, bd_err *err) {
-    for (int i = 0; i < o->g->n_params; i++) {
-        const bd_param *p = &o->g->params[i];
-        o->group[i] = bd_recipe_group(o->r, p->name);
-        if (o->group[i] < 0)
+typedef struct group_needs {
+    uint64_t largest, work; /* floats: of the largest muon matrix, and its scratch */
+    bool adam;
+} group_needs;
+
+/* group: (n_params), or NULL to check only. */
+static bd_status assign_groups(const bd_graph *g, const bd_recipe *r, int *group, group_needs *need, bd_err *err) {
+    *need = (group_needs){0, 0, false};
+    for (int i = 0; i < g->n_params; i++) {
+        const bd_param *p = &g->params[i];
+        int k = bd_recipe_group(r, p->name);
+        if (k < 0)
             return BD_FAIL(err, BD_E_MISSING, "no optimizer group of the recipe matches parameter %s", p->name);
-        if (o->r->groups[o->group[i]].kind == BD_OPTIMIZER_ADAMW) {
-            *adam = true;
+        if (group) group[i] = k;
+        if (r->groups[k].kind == BD_OPTIMIZER_ADAMW) {
+            need->adam = true;
             continue;
         }
         if (p->ndim != 2 || p->rows < 2 || p->cols < 2)
             return BD_FAIL(err, BD_E_SHAPE, "parameter %s is no matrix, but its optimizer group %d is muon",
-                           p->name, o->group[i]);
+                           p->name, k);
         uint64_t n = (uint64_t)(p->rows * p->cols), w = bd_newton_schulz_work(p->rows, p->cols);
-        if (n > *largest) *largest = n;
-        if (w > *work) *work = w;
+        if (n > need->largest) need->largest = n;
+        if (w > need->work) need->work = w;
     }
+    return BD_OK;
+}
+
+bd_status bd_optimizer_plan(uint64_t *bytes, const bd_graph *g, const bd_recipe *r, bd_err *err) {
+    group_needs n;
+    BD_TRY(assign_groups(g, r, NULL, &n, err));
+    *bytes = (g->param_floats * (n.adam ? 2 : 1) + 2 * n.largest + n.work) * sizeof(float) + sizeof(double);
     return BD_OK;
 }
 
@@ -53,19 +68,18 @@ bd_status bd_optimizer_create(bd_optimizer **out, const bd_graph *g, const bd_re
     if (!o) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
     *o = (bd_optimizer){.g = g, .r = r, .be = be};
     bd_status st = BD_OK;
-    uint64_t largest = 0, work = 0;
-    bool adam = false;
+    group_needs need;
     o->group = calloc((size_t)g->n_params + 1, sizeof *o->group);
     if (!o->group) {
         st = BD_FAIL(err, BD_E_NOMEM, "out of memory");
         goto done;
     }
-    BD_TRY_DONE(assign_groups(o, &largest, &work, &adam, err));
+    BD_TRY_DONE(assign_groups(g, r, o->group, &need, err));
     BD_TRY_DONE(take(o, &o->momentum, g->param_floats * sizeof(float), err));
-    if (adam) BD_TRY_DONE(take(o, &o->second, g->param_floats * sizeof(float), err));
-    BD_TRY_DONE(take(o, &o->update, largest * sizeof(float), err));
-    BD_TRY_DONE(take(o, &o->ortho, largest * sizeof(float), err));
-    BD_TRY_DONE(take(o, &o->work, work * sizeof(float), err));
+    if (need.adam) BD_TRY_DONE(take(o, &o->second, g->param_floats * sizeof(float), err));
+    BD_TRY_DONE(take(o, &o->update, need.largest * sizeof(float), err));
+    BD_TRY_DONE(take(o, &o->ortho, need.largest * sizeof(float), err));
+    BD_TRY_DONE(take(o, &o->work, need.work * sizeof(float), err));
     BD_TRY_DONE(take(o, &o->sum, sizeof(double), err));
 done:
     if (st) {
@@ -83,24 +97,6 @@ void bd_optimizer_destroy(bd_optimizer *o) {
         if (mem[i]) o->be->vt->release(o->be, mem[i]);
     free(o->group);
     free(o);
-}
-
-uint64_t bd_optimizer_plan_bytes(const bd_graph *g, const bd_recipe *r) {
-    uint64_t largest = 0, work = 0;
-    bool adam = false;
-    for (int i = 0; i < g->n_params; i++) {
-        const bd_param *p = &g->params[i];
-        int group = bd_recipe_group(r, p->name);
-        if (group < 0) continue;
-        if (r->groups[group].kind == BD_OPTIMIZER_ADAMW) {
-            adam = true;
-            continue;
-        }
-        uint64_t n = (uint64_t)(p->rows * p->cols), w = bd_newton_schulz_work(p->rows, p->cols);
-        if (n > largest) largest = n;
-        if (w > work) work = w;
-    }
-    return (g->param_floats * (adam ? 2 : 1) + 2 * largest + work) * sizeof(float) + sizeof(double);
 }
 
 uint64_t bd_optimizer_bytes(const bd_optimizer *o) { return o->bytes; }

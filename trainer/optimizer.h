@@ -21,8 +21,8 @@ bd_status bd_optimizer_create(bd_optimizer **out, const bd_graph *g, const bd_re
                               bd_err *err);
 void bd_optimizer_destroy(bd_optimizer *o);
 uint64_t bd_optimizer_bytes(const bd_optimizer *o);
-/* The same before creation. */
-uint64_t bd_optimizer_plan_bytes(const bd_graph *g, const bd_recipe *r);
+/* The same before creation, with creation's complaints. */
+bd_status bd_optimizer_plan(uint64_t *bytes, const bd_graph *g, const bd_recipe *r, bd_err *err);
 /* One update. step counts from 0; lr_mul multiplies every group's rate. grad is
  * scaled in place when the recipe clips; *norm (may be NULL) receives the
  * gradient's global norm before clipping (0 when the recipe does not clip). */

@@ -313,6 +313,7 @@ static bd_status run_steps(trainer *t, bd_train_result *res, bd_err *err) {
     double flops = 3 * bd_graph_flops(t->g, t->r->seq_len) * (double)(t->nseq * t->r->seq_len);
     double step_s = 0, run0 = bd_now();
     int64_t first = t->s.step, end = last_step(t);
+    if (first > 0) step_s = t->elapsed_before / (double)first; /* the best guess for a resumed run */
     while (t->s.step < end) {
         /* Never begin a step that would end beyond the cap. */
         if (!t->o->replay && t->r->time_s > 0 && elapsed(t) + step_s > t->r->time_s) break;
@@ -381,13 +382,13 @@ static uint64_t gradient_bytes(const bd_graph *dg) { return 9 * dg->grad_floats 
 bd_status bd_train_plan(const bd_graph *g, const bd_recipe *r, bd_train_result *res, bd_err *err) {
     *res = (bd_train_result){.loss = NAN, .val_loss = NAN, .val_bpb = NAN, .replay_equal = true};
     bd_graph *dg = NULL;
+    BD_TRY(bd_optimizer_plan(&res->bytes_optimizer, g, r, err));
     BD_TRY(bd_graph_differentiate(&dg, g, err));
     uint64_t flat = g->param_floats * sizeof(float), batch = (uint64_t)r->batch_tokens,
              rows = (uint64_t)bd_train_rows(r);
     res->param_count = g->param_count;
     res->bytes_params = flat * (r->ema > 0 ? 2 : 1);
     res->bytes_gradients = flat + gradient_bytes(dg);
-    res->bytes_optimizer = bd_optimizer_plan_bytes(g, r);
     uint64_t exec = bd_exec_plan_bytes(dg, (int64_t)rows, r->seq_len);
     bd_graph_destroy(dg);
     if (exec == UINT64_MAX)

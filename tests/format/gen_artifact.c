@@ -25,7 +25,8 @@ static char *gen_text(bd_arena *a, uint64_t *s, uint32_t lines, uint64_t *size) 
     char text[4096];
     int n = 0;
     for (uint32_t i = 0; i < lines; i++)
-        n += snprintf(text + n, sizeof text - (size_t)n, "v%u = op%u(v%u, p%u)\n", i, gen_below(s, 9), gen_below(s, i + 1), gen_below(s, 50));
+        n += snprintf(text + n, sizeof text - (size_t)n, "v%u = op%u(v%u, p%u)\n", i, gen_below(s, 9),
+                      gen_below(s, i + 1), gen_below(s, 50));
     *size = (uint64_t)n;
     return bd_arena_strdup(a, text, (size_t)n);
 }
@@ -38,7 +39,8 @@ static void fill_tensor(bd_arena *a, uint64_t *s, bd_qtensor *q, uint32_t max_di
     if (q->method == BD_Q_F16) {
         q->f16 = bd_arena_alloc(a, n, 2);
         uint32_t repeat = gen_below(s, 3);
-        for (uint64_t i = 0; q->f16 && i < n; i++) q->f16[i] = repeat && i ? q->f16[i - 1] : bd_f32_to_f16((float)gen_normal(s));
+        for (uint64_t i = 0; q->f16 && i < n; i++)
+            q->f16[i] = repeat && i ? q->f16[i - 1] : bd_f32_to_f16((float)gen_normal(s));
         return;
     }
     if (q->method == BD_Q_F32) {
@@ -149,7 +151,9 @@ bd_artifact *gen_example(bd_arena *a) {
     return art;
 }
 
-static uint32_t get_u32(const uint8_t *p) { return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
+static uint32_t get_u32(const uint8_t *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
 
 void gen_fix_hashes(uint8_t *data, uint64_t size) {
     if (size < 28 + 32) return;

@@ -28,9 +28,11 @@ static void check_same(const bd_artifact *x, const bd_artifact *y) {
     CHECK(memcmp(x->graph_text, y->graph_text, x->graph_size) == 0);
     CHECK_EQ_U64(x->plan_size, y->plan_size);
     CHECK(memcmp(x->plan_text, y->plan_text, x->plan_size) == 0);
-    CHECK(x->protocol.kind == y->protocol.kind && x->protocol.stride == y->protocol.stride && x->protocol.lr == y->protocol.lr);
+    CHECK(x->protocol.kind == y->protocol.kind && x->protocol.stride == y->protocol.stride &&
+          x->protocol.lr == y->protocol.lr);
     CHECK(x->vocab == y->vocab && memcmp(x->tokenizer_model_hash, y->tokenizer_model_hash, 32) == 0);
-    CHECK(x->claim.present == y->claim.present && x->claim.nll_q32 == y->claim.nll_q32 && x->claim.n_shards == y->claim.n_shards);
+    CHECK(x->claim.present == y->claim.present && x->claim.nll_q32 == y->claim.nll_q32 &&
+          x->claim.n_shards == y->claim.n_shards);
     CHECK_EQ_U64(x->n_groups, y->n_groups);
     for (uint32_t g = 0; g < x->n_groups; g++) {
         CHECK_STR(x->groups[g].name, y->groups[g].name);
@@ -127,7 +129,8 @@ TEST(claims_can_be_patched) {
     bd_arena *a = bd_arena_create(0);
     bd_artifact *art = generate(a, test_seed() + 9, BD_CODEC_RANGE), *back;
     bd_err e;
-    bd_claim claim = {.present = true, .numerics = 1, .n_shards = 2, .first_target = 1, .tokens = 10, .bytes = 22, .nll_q32 = 77};
+    bd_claim claim = {
+        .present = true, .numerics = 1, .n_shards = 2, .first_target = 1, .tokens = 10, .bytes = 22, .nll_q32 = 77};
     memset(claim.shard_sha256[1], 9, 32);
     art->claim = (bd_claim){0};
     bd_buf without = build(art), patched;
@@ -161,7 +164,8 @@ static void expect_error(const bd_buf *f, uint64_t at, const void *bytes, size_t
     memcpy(copy + at, bytes, n);
     if (at < 20 || at >= 28) gen_fix_hashes(copy, f->size);
     int st = (int)bd_artifact_parse(&a, copy, f->size, NULL, &e);
-    CHECK_MSG(st == code && e.offset == offset, "byte %" PRIu64 ": %s at %lld: %s", at, bd_status_name((bd_status)st), (long long)e.offset, e.msg);
+    CHECK_MSG(st == code && e.offset == offset, "byte %" PRIu64 ": %s at %lld: %s", at,
+              bd_status_name((bd_status)st), (long long)e.offset, e.msg);
     free(copy);
 }
 
@@ -303,7 +307,8 @@ TEST(codecs_are_bounded) {
         CHECK(memcmp(out, text, sizeof text) == 0);
         CHECK_EQ_U64(bd_codec_unpack((bd_codec)c, p.data, p.size, out, sizeof text - 1, 0, &e), BD_E_CODEC);
         CHECK_EQ_U64(bd_codec_unpack((bd_codec)c, p.data, p.size, out, sizeof text + 1, 0, &e), BD_E_CODEC);
-        for (size_t n = 0; n < p.size; n++) CHECK_EQ_U64(bd_codec_unpack((bd_codec)c, p.data, n, out, sizeof text, 0, &e), BD_E_CODEC);
+        for (size_t n = 0; n < p.size; n++)
+            CHECK_EQ_U64(bd_codec_unpack((bd_codec)c, p.data, n, out, sizeof text, 0, &e), BD_E_CODEC);
         for (size_t n = 1; n <= 4; n++) {
             bd_buf_put(&p, extra, 1);
             CHECK_EQ_U64(bd_codec_unpack((bd_codec)c, p.data, p.size, out, sizeof text, 7, &e), BD_E_CODEC);
@@ -352,8 +357,14 @@ TEST(dequantization) {
     float out[6];
     bd_qtensor row = {.rows = 2, .cols = 3, .method = BD_Q_ROW, .bits = 8, .codes = codes, .scales = scales};
     bd_qtensor_dequant(&row, out);
-    CHECK(out[0] == 1 && out[1] == -2 && out[2] == 3 && out[3] == 0 && !signbit(out[3]) && out[4] == -0.5f && out[5] == 63.5f);
-    bd_qtensor ternary = {.rows = 2, .cols = 3, .method = BD_Q_TERNARY, .group = 2, .codes = (int8_t[]){1, 0, -1, 1, 0, -1}, .scales = scales};
+    CHECK(out[0] == 1 && out[1] == -2 && out[2] == 3 && out[3] == 0 && !signbit(out[3]) && out[4] == -0.5f &&
+          out[5] == 63.5f);
+    bd_qtensor ternary = {.rows = 2,
+                          .cols = 3,
+                          .method = BD_Q_TERNARY,
+                          .group = 2,
+                          .codes = (int8_t[]){1, 0, -1, 1, 0, -1},
+                          .scales = scales};
     bd_qtensor_dequant(&ternary, out);
     CHECK(out[0] == 1 && out[2] == -0.5f && out[3] == 0.5f && out[5] == -0x1p-24f);
     bd_qtensor half = {.rows = 1, .cols = 2, .method = BD_Q_F16, .f16 = f16};
@@ -387,7 +398,8 @@ static void print_example(void) {
     dump(f.data, 20, 28, "file size");
     for (uint64_t i = 0; i < 6; i++) {
         char what[64];
-        snprintf(what, sizeof what, "entry: %s, %s; stored, raw", i == 4 ? "weights" : a->sections[i].name, bd_codec_name(a->sections[i].codec));
+        snprintf(what, sizeof what, "entry: %s, %s; stored, raw", i == 4 ? "weights" : a->sections[i].name,
+                 bd_codec_name(a->sections[i].codec));
         dump(f.data, 28 + 42 * i, 38 + 42 * i, what);
         dump(f.data, 38 + 42 * i, 70 + 42 * i, "its SHA-256");
     }

@@ -2,7 +2,8 @@
 #include "format/protocol.h"
 
 static const char sgd_text[] =
-    "kind sgd\nwindow 1024\nstride 64\nchunk 32768\nepochs 3\nbatch 32\nlr 0x1.47ae147ae147bp-8\nmomentum 0x1.ccccccccccccdp-1\n"
+    "kind sgd\nwindow 1024\nstride 64\nchunk 32768\nepochs 3\nbatch 32\nlr 0x1.47ae147ae147bp-8\nmomentum "
+    "0x1.ccccccccccccdp-1\n"
     "clip 0x1p+0\nfreeze 0\n";
 
 static int parse(const char *text, bd_protocol *p) {
@@ -92,13 +93,30 @@ TEST(what_is_not_canonical) {
     };
     bd_protocol p;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-        CHECK_MSG(parse(bad[i].text, &p) == bad[i].code, "%s gives %s", bad[i].text, bd_status_name((bd_status)parse(bad[i].text, &p)));
-    static const char *const numbers[] = {"0x1.0p+0",  "0x1.8p+00", "0x1.8p0",     "0x1.8p-0", "0x1.8P+0", "1.5",     "0x2p+0", "0x1.cp+1024",
-                                          "0x1.p+0",   "-0x1p+0",   "0x1.Cp+0",    "0x0p-0",   "inf",      "nan",     "0x1p-1023", "0x0.8p+0",
+        CHECK_MSG(parse(bad[i].text, &p) == bad[i].code, "%s gives %s", bad[i].text,
+                  bd_status_name((bd_status)parse(bad[i].text, &p)));
+    static const char *const numbers[] = {"0x1.0p+0",
+                                          "0x1.8p+00",
+                                          "0x1.8p0",
+                                          "0x1.8p-0",
+                                          "0x1.8P+0",
+                                          "1.5",
+                                          "0x2p+0",
+                                          "0x1.cp+1024",
+                                          "0x1.p+0",
+                                          "-0x1p+0",
+                                          "0x1.Cp+0",
+                                          "0x0p-0",
+                                          "inf",
+                                          "nan",
+                                          "0x1p-1023",
+                                          "0x0.8p+0",
                                           "0x1.00000000000001p+0"};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         char text[512];
-        snprintf(text, sizeof text, "kind sgd\nwindow 9\nstride 0\nchunk 9\nepochs 1\nbatch 1\nlr %s\nmomentum 0x0p+0\nclip 0x0p+0\nfreeze 0\n",
+        snprintf(text, sizeof text,
+                 "kind sgd\nwindow 9\nstride 0\nchunk 9\nepochs 1\nbatch 1\nlr %s\nmomentum 0x0p+0\nclip "
+                 "0x0p+0\nfreeze 0\n",
                  numbers[i]);
         CHECK_MSG(parse(text, &p) == BD_E_SYNTAX, "%s is read", numbers[i]);
     }

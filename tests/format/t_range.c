@@ -1,5 +1,5 @@
-#include "bd_test.h"
 #include "base/thread.h"
+#include "bd_test.h"
 #include "format/artifact.h"
 #include "format/range_coder.h"
 #include "format/weight_codec.h"
@@ -53,7 +53,10 @@ TEST(coder_round_trips) {
         size_t n = test_rand(&s) % (round < 2000 ? 40 : 2000);
         unsigned style = (unsigned)(test_rand(&s) % 4);
         for (size_t i = 0; i < n; i++) {
-            uint32_t p = style == 0 ? 22 : style == 1 ? 65514 : style == 2 ? 32768 : 22 + (uint32_t)(test_rand(&s) % 65493);
+            uint32_t p = style == 0   ? 22
+                         : style == 1 ? 65514
+                         : style == 2 ? 32768
+                                      : 22 + (uint32_t)(test_rand(&s) % 65493);
             /* styles 0 and 1 code the likely decision mostly, and sometimes 40 bits of the unlikely one */
             bool likely = style < 2 && test_rand(&s) % 50 != 0;
             d[i].p = (uint16_t)p;
@@ -119,7 +122,8 @@ static void free_tensors(bd_qtensor *t, uint32_t n) {
     }
 }
 
-/* Codes of a normal source whose standard deviation (in steps) varies over rows and columns by these factors (as exp(sigma x)). */
+/* Codes of a normal source whose standard deviation (in steps) varies over rows and columns by these factors (as
+ * exp(sigma x)). */
 static void normal_tensor(bd_qtensor *q, uint64_t *s, double steps, double row_sigma, double col_sigma) {
     uint64_t n = bd_qtensor_elements(q), scales = bd_qtensor_scales(q);
     int qmax = bd_qtensor_qmax(q);
@@ -151,7 +155,8 @@ static uint64_t group_round_trip(const bd_qgroup *g) {
     CHECK_OK(bd_weight_price(g, &bits, &e), &e);
     /* zeros at the end of a stream are not written */
     bool zeros = abs(g->tensors[0].codes[0]) == 127;
-    CHECK_MSG(zeros || fabs((double)bits / 2048 - (double)b.size) < 2 + 0.0002 * (double)b.size, "priced %.1f, written %zu", (double)bits / 2048, b.size);
+    CHECK_MSG(zeros || fabs((double)bits / 2048 - (double)b.size) < 2 + 0.0002 * (double)b.size,
+              "priced %.1f, written %zu", (double)bits / 2048, b.size);
     CHECK_OK(bd_weight_decode(&back, a, b.data, b.size, bd_group_raw_size(g), &budget, 0, &e), &e);
     for (uint32_t t = 0; t < g->n_tensors; t++) {
         const bd_qtensor *x = &g->tensors[t], *y = &back.tensors[t];
@@ -180,7 +185,9 @@ TEST(groups_of_all_widths_round_trip) {
                 t[i].param = (uint32_t)(3 * i + k);
                 t[i].rows = 1 + (uint32_t)(test_rand(&s) % 70);
                 t[i].cols = 1 + (uint32_t)(test_rand(&s) % 700);
-                if (bits == 9) t[i].method = BD_Q_TERNARY, t[i].group = 1 + (uint32_t)(test_rand(&s) % (t[i].rows * t[i].cols));
+                if (bits == 9)
+                    t[i].method = BD_Q_TERNARY,
+                    t[i].group = 1 + (uint32_t)(test_rand(&s) % (t[i].rows * t[i].cols));
                 else t[i].method = BD_Q_ROW, t[i].bits = (uint8_t)bits;
                 normal_tensor(&t[i], &s, 0.02 * (1 << (bits % 9)) * (double)(1 + k), 0.5, 0.3);
             }
@@ -214,12 +221,15 @@ static double ideal_bits(const bd_qtensor *q, const double *row_steps) {
             double lo = v == -qmax ? -INFINITY : v - 0.5, hi = v == qmax ? INFINITY : v + 0.5;
             p[v + qmax] = 0.5 * (erfc(-hi / row_steps[r] / sqrt(2)) - erfc(-lo / row_steps[r] / sqrt(2)));
         }
-        for (uint32_t j = 0; j < q->cols; j++) bits -= log2(fmax(p[q->codes[(uint64_t)r * q->cols + j] + qmax], 1e-30));
+        for (uint32_t j = 0; j < q->cols; j++)
+            bits -= log2(fmax(p[q->codes[(uint64_t)r * q->cols + j] + qmax], 1e-30));
     }
     return bits;
 }
 
-static double box_muller(uint64_t *s) { return sqrt(-2 * log(test_uniform(s) + 1e-300)) * cos(6.283185307179586 * test_uniform(s)); }
+static double box_muller(uint64_t *s) {
+    return sqrt(-2 * log(test_uniform(s) + 1e-300)) * cos(6.283185307179586 * test_uniform(s));
+}
 
 /* Four million int6 codes clipped at 12.85 standard deviations, the row's own one known to the ideal only. */
 TEST(near_the_ideal_length) {
@@ -240,7 +250,8 @@ TEST(near_the_ideal_length) {
         bd_qgroup g = {.name = "test", .tensors = &t, .n_tensors = 1};
         CHECK_OK(bd_weight_price(&g, &bits, &e), &e);
         double ideal = ideal_bits(&t, steps), excess = (double)bits / 256 / ideal - 1;
-        printf("    %s rows: %.4f bits per code, %.3f %% above the ideal\n", varying ? "varying" : "equal", (double)bits / 256 / 4194304, 100 * excess);
+        printf("    %s rows: %.4f bits per code, %.3f %% above the ideal\n", varying ? "varying" : "equal",
+               (double)bits / 256 / 4194304, 100 * excess);
         CHECK(excess < (varying ? 0.0035 : 0.001));
         free(steps);
         free_tensors(&t, 1);

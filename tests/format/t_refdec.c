@@ -105,7 +105,8 @@ TEST(random_damage_agrees) {
         for (int round = 0; round < 100; round++) {
             int verdict;
             memcpy(copy, f.data, f.size);
-            for (uint64_t k = 1 + test_rand(&s) % 4; k > 0; k--) copy[test_rand(&s) % f.size] = (uint8_t)test_rand(&s);
+            for (uint64_t k = 1 + test_rand(&s) % 4; k > 0; k--)
+                copy[test_rand(&s) % f.size] = (uint8_t)test_rand(&s);
             gen_fix_hashes(copy, f.size);
             agree(copy, f.size, &verdict, "file", (uint64_t)file);
         }

@@ -11,8 +11,8 @@
 
 static inline const char *two_tensors(const bd_qtensor *x, const bd_refdec_tensor *y) {
     uint64_t n = (uint64_t)x->rows * x->cols;
-    if (x->param != y->param || x->rows != y->rows || x->cols != y->cols || (unsigned)x->method != y->method || x->bits != y->bits ||
-        x->group != y->group)
+    if (x->param != y->param || x->rows != y->rows || x->cols != y->cols || (unsigned)x->method != y->method ||
+        x->bits != y->bits || x->group != y->group)
         return "tensor header";
     if (x->codes ? !y->codes || memcmp(x->codes, y->codes, n) != 0 : y->codes != NULL) return "codes";
     const uint16_t *words = x->method == BD_Q_F16 ? x->f16 : x->scales;
@@ -33,12 +33,15 @@ static inline const char *two_tensors(const bd_qtensor *x, const bd_refdec_tenso
 static inline const char *two_contents(const bd_artifact *a, const bd_refdec_result *r) {
     if (a->numerics != r->numerics || a->vocab != r->vocab || a->n_groups != r->n_groups) return "numbers";
     if (memcmp(a->root_hash, r->root_hash, 32) || memcmp(a->model_hash, r->model_hash, 32)) return "hashes";
-    if (memcmp(a->tokenizer_model_hash, r->tokenizer_hash, 32) || memcmp(a->tokenizer_tables_hash, r->tables_hash, 32)) return "tokenizer";
+    if (memcmp(a->tokenizer_model_hash, r->tokenizer_hash, 32) ||
+        memcmp(a->tokenizer_tables_hash, r->tables_hash, 32))
+        return "tokenizer";
     if (a->graph_size != r->model_size || memcmp(a->graph_text, r->model, a->graph_size)) return "model text";
     if (a->plan_size != r->plan_size || memcmp(a->plan_text, r->plan, a->plan_size)) return "plan text";
     bd_buf p;
     bd_buf_init(&p);
-    bool same = bd_protocol_print(&a->protocol, &p, NULL) == BD_OK && p.size == r->protocol_size && !memcmp(p.data, r->protocol, p.size);
+    bool same = bd_protocol_print(&a->protocol, &p, NULL) == BD_OK && p.size == r->protocol_size &&
+                !memcmp(p.data, r->protocol, p.size);
     bd_buf_free(&p);
     if (!same) return "protocol text";
     const bd_claim *c = &a->claim;
@@ -70,7 +73,8 @@ static inline const char *two_decoders(const void *data, uint64_t size, int *ver
     *verdict = st;
     if (st != st2 || (st && e.offset != r.offset)) {
         snprintf(text, sizeof text, "reader: %s at %lld (%s); refdec: %s at %lld", bd_status_name((bd_status)st),
-                 st ? (long long)e.offset : 0, st ? e.msg : "", bd_status_name((bd_status)st2), (long long)r.offset);
+                 st ? (long long)e.offset : 0, st ? e.msg : "", bd_status_name((bd_status)st2),
+                 (long long)r.offset);
         bad = text;
     } else if (st == BD_OK) {
         bad = two_contents(a, &r);

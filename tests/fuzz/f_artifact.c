@@ -10,7 +10,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check(const uint8_t *data, size_t size) {
-    const bd_artifact_limits lim = {.file_bytes = 1 << 20, .decoded_bytes = 1 << 19, .tensors = 1 << 12, .elements = 1 << 20};
+    const bd_artifact_limits lim = {
+        .file_bytes = 1 << 20, .decoded_bytes = 1 << 19, .tensors = 1 << 12, .elements = 1 << 20};
     bd_artifact *a, *b;
     bd_err e = {0};
     if (bd_artifact_parse(&a, data, size, &lim, &e) != BD_OK) {
@@ -27,7 +28,9 @@ static void check(const uint8_t *data, size_t size) {
         if (x->codec != BD_CODEC_RAW && x->codec != BD_CODEC_RANGE) continue;
         if (x->codec != y->codec || x->stored != y->stored || memcmp(x->sha256, y->sha256, 32) != 0) abort();
     }
-    if (a->n_groups != b->n_groups || a->plan_size != b->plan_size || memcmp(a->plan_text, b->plan_text, a->plan_size)) abort();
+    if (a->n_groups != b->n_groups || a->plan_size != b->plan_size ||
+        memcmp(a->plan_text, b->plan_text, a->plan_size))
+        abort();
     bd_artifact_close(b);
     bd_artifact_close(a);
     bd_buf_free(&f);

@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bd_buf b;
     bd_buf_init(&b);
     if (!arena) return 0;
-    bd_status st = range ? bd_weight_decode(&g, arena, in, n, raw, &budget, 9, &e) : bd_group_raw_read(&g, arena, in, n, &budget, 9, &e);
+    bd_status st = range ? bd_weight_decode(&g, arena, in, n, raw, &budget, 9, &e)
+                         : bd_group_raw_read(&g, arena, in, n, &budget, 9, &e);
     if (st != BD_OK) {
         if (e.code != st || e.offset != 9 || !e.msg[0]) abort();
     } else {
@@ -30,7 +31,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (range && bd_weight_encode(&g, &b, &e) != BD_OK) abort();
         if (!range) bd_group_raw_write(&g, &b);
         if (b.size != n || (n && memcmp(b.data, in, n) != 0)) abort();
-        if (bd_group_raw_size(&g) != (range ? raw : n) || bd_group_raw_size_min(&g) > bd_group_raw_size(&g)) abort();
+        if (bd_group_raw_size(&g) != (range ? raw : n) || bd_group_raw_size_min(&g) > bd_group_raw_size(&g))
+            abort();
         if (bd_weight_price(&g, &bits, &e) != BD_OK) abort();
     }
     bd_buf_free(&b);

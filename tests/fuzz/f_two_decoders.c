@@ -34,7 +34,10 @@ static void check_group(unsigned codec, uint32_t raw, const uint8_t *group, size
     uint8_t *f = calloc(1, total);
     if (!f) return;
     const uint32_t stored[6] = {2, 33, 68, 0, (uint32_t)size, 300};
-    memcpy(f, "\x89" "BRD\r\n\x1a\n\x01\0\0\0\x01\0\0\0\x06", 17);
+    memcpy(f,
+           "\x89"
+           "BRD\r\n\x1a\n\x01\0\0\0\x01\0\0\0\x06",
+           17);
     for (unsigned i = 0; i < 6; i++) {
         uint8_t *e = f + 28 + 42 * i;
         uint32_t declared = i == 4 ? raw : stored[i];
