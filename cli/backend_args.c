@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/numerics.h"
 
@@ -30,4 +31,10 @@ bd_status bd_backend_args_open(bd_backend **out, const bd_backend_args *a, bd_er
     if (a->threads > 4096) return BD_FAIL(err, BD_E_USAGE, "--threads is at most 4096");
     BD_TRY(bd_numerics_check(err));
     return bd_backend_open(out, spec, (int)a->threads, err);
+}
+
+uint64_t bd_memory_limit(int64_t max_memory) {
+    if (max_memory > 0) return (uint64_t)max_memory;
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }

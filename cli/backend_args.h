@@ -15,5 +15,8 @@ typedef struct bd_backend_args {
 bd_status bd_backend_args_open(bd_backend **out, const bd_backend_args *a, bd_err *err);
 /* The check of the words alone, into the spec of bd_backend_open. */
 bd_status bd_backend_args_spec(char spec[32], const bd_backend_args *a, bd_err *err);
+/* --max-memory, or without it what the machine has: a plan above that would only
+ * end in swapping or in the kernel's choice of a victim. */
+uint64_t bd_memory_limit(int64_t max_memory);
 
 #endif

@@ -441,8 +441,7 @@ static bd_status inspect(show *s, const char *path, bd_err *err) {
     s->bytes = m.size;
     bd_status st;
     if (bd_artifact_is(m.data, m.size)) st = show_artifact(s, &m, err);
-    else if (s->sections || s->plan)
-        st = BD_FAIL(err, BD_E_USAGE, "--sections and --plan are for artifacts");
+    else if (s->sections || s->plan) st = BD_FAIL(err, BD_E_USAGE, "--sections and --plan are for artifacts");
     else if (is_shard(&m)) st = show_shard(s, path, err);
     else if (ends_with(path, ".model")) st = show_dot_model(s, &m, err);
     else st = show_checkpoint(s, path, err);

@@ -22,13 +22,16 @@ const char bd_cmd_tokenize_summary[] = "turn text into token shards, training a 
 enum {
     SHARD_HEADER = 1024,
     SHARD_TOKENS = 100000000,
-    MIN_PIECES = 261,              /* pad, bos, eos, unk, 256 bytes and one more */
-    SENTENCE_MAX = 4096,           /* a longer line is cut at spaces for tokenizer training */
-    TRAIN_SAMPLE = 64 << 20,       /* bytes of text a tokenizer is trained on */
-    BATCH_BYTES = 4 << 20,         /* text encoded at a time */
+    MIN_PIECES = 261,        /* pad, bos, eos, unk, 256 bytes and one more */
+    SENTENCE_MAX = 4096,     /* a longer line is cut at spaces for tokenizer training */
+    TRAIN_SAMPLE = 64 << 20, /* bytes of text a tokenizer is trained on */
+    BATCH_BYTES = 4 << 20,   /* text encoded at a time */
     BATCH_DOCS = 1024,
-    STREAM_SPLIT = 0, STREAM_SAMPLE = 1, /* Philox streams */
+    STREAM_SPLIT = 0,
+    STREAM_SAMPLE = 1, /* Philox streams */
 };
+
+static const double DEFAULT_FRACTION = 0.05;
 
 typedef struct tokenize_args {
     bd_cli_common common;
@@ -137,8 +140,9 @@ typedef struct run {
     bd_buf model; /* the tokenizer's file */
     job *jobs;
     shard_writer shards[N_PARTS], sidecar;
-    bd_out text;
-    bool text_open;
+    bd_out text, model_out;
+    bool text_open, model_open;
+    uint64_t largest; /* bytes of a document */
     part census[N_PARTS], parts[N_PARTS];
     uint64_t replaced;
     double seconds_train, seconds;
@@ -155,7 +159,9 @@ static int part_of(const tokenize_args *a, uint64_t index) {
     return bd_philox_uniform(0, STREAM_SPLIT, index) < a->val_fraction ? VAL : TRAIN;
 }
 
-static bd_status interrupted(bd_err *err) { return BD_FAIL(err, BD_E_INTERRUPTED, "interrupted; nothing was written"); }
+static bd_status interrupted(bd_err *err) {
+    return BD_FAIL(err, BD_E_INTERRUPTED, "interrupted; nothing was written");
+}
 
 typedef struct side {
     bd_buf *ids, *bytes;
@@ -167,7 +173,8 @@ static bd_status put_piece(void *user, uint32_t id, const void *surface, size_t 
     uint64_t bytes;
     if (id > UINT16_MAX) return BD_FAIL(err, BD_E_RANGE, "token %" PRIu32 " does not fit in a shard", id);
     BD_TRY(bd_caseops_count(&s->state, surface, n, &bytes, err));
-    if (bytes > UINT16_MAX) return BD_FAIL(err, BD_E_LIMIT, "one token stands for %" PRIu64 " bytes of text", bytes);
+    if (bytes > UINT16_MAX)
+        return BD_FAIL(err, BD_E_LIMIT, "one token stands for %" PRIu64 " bytes of text", bytes);
     uint16_t v[2] = {(uint16_t)id, (uint16_t)bytes};
     bd_buf_put(s->ids, &v[0], 2);
     bd_buf_put(s->bytes, &v[1], 2);
@@ -209,8 +216,10 @@ static bd_status take_census(run *r, bd_err *err) {
         part *p = &r->census[part_of(r->a, doc.index)];
         p->documents++;
         p->text_bytes += doc.size;
+        if (doc.size > r->largest) r->largest = doc.size;
         if (bd_stopped(r->p)) return interrupted(err);
-        bd_tick(r->p, "reading", (double)bd_documents_position(r->docs), total, "%" PRIu64 " documents", doc.index + 1);
+        bd_tick(r->p, "reading", (double)bd_documents_position(r->docs), total, "%" PRIu64 " documents",
+                doc.index + 1);
     }
     r->replaced = bd_documents_replaced(r->docs);
     if (r->census[TRAIN].documents + r->census[VAL].documents == 0)
@@ -278,7 +287,8 @@ static bd_status train_tokenizer(run *r, bd_err *err) {
     r->keep = (double)TRAIN_SAMPLE / (double)r->census[TRAIN].text_bytes;
     bd_documents_rewind(r->docs);
     bd_note(r->p, "training a tokenizer of %" PRId64 " pieces on the training documents", r->a->train_tokenizer);
-    bd_sp_train_opts o = {(uint32_t)r->a->train_tokenizer, r->a->caseops ? BD_CASEOPS_SYMBOLS : NULL, 4 * SENTENCE_MAX};
+    bd_sp_train_opts o = {(uint32_t)r->a->train_tokenizer, r->a->caseops ? BD_CASEOPS_SYMBOLS : NULL,
+                          4 * SENTENCE_MAX};
     bd_status st = bd_sp_train(&o, next_sentence, r, &r->model, err);
     if (st == BD_OK && bd_stopped(r->p)) st = interrupted(err);
     r->seconds_train = bd_now() - t0;
@@ -301,16 +311,20 @@ static bool has_piece(const bd_tokenizer *t, const char *text, size_t n, bd_piec
 
 static bd_status check_tokenizer(run *r, bd_err *err) {
     BD_TRY(bd_tokenizer_parse(&r->tok, r->model.data, r->model.size, err));
-    if (r->tok->bos < 0) return BD_FAIL(err, BD_E_MISSING, "the tokenizer has no BOS piece, which begins every document");
+    if (r->tok->bos < 0)
+        return BD_FAIL(err, BD_E_MISSING, "the tokenizer has no BOS piece, which begins every document");
     if (r->tok->n > UINT16_MAX + 1)
-        return BD_FAIL(err, BD_E_LIMIT, "the tokenizer has %" PRIu32 " pieces; shards hold ids below 65536", r->tok->n);
+        return BD_FAIL(err, BD_E_LIMIT, "the tokenizer has %" PRIu32 " pieces; shards hold ids below 65536",
+                       r->tok->n);
     for (const char *s = BD_CASEOPS_SYMBOLS; r->a->caseops && *s; s += s[3] ? 4 : 3)
         if (!has_piece(r->tok, s, 3, BD_PIECE_USER))
-            return BD_FAIL(err, BD_E_MISSING, "--caseops needs a tokenizer with the user-defined pieces U+E001..U+E004");
+            return BD_FAIL(err, BD_E_MISSING,
+                           "--caseops needs a tokenizer with the user-defined pieces U+E001..U+E004");
     return bd_sp_open(&r->sp, r->model.data, r->model.size, err);
 }
 
 static bd_status make_tokenizer(run *r, bd_err *err) {
+    if (!bd_sp_available()) return bd_sp_open(&r->sp, NULL, 0, err); /* says why */
     if (!r->a->tokenizer) {
         BD_TRY(train_tokenizer(r, err));
         return check_tokenizer(r, err);
@@ -375,24 +389,47 @@ static bd_status encode_all(run *r, bd_err *err) {
     return BD_OK;
 }
 
+/* A full disk should be found while no file has its name yet. */
+static bd_status flush_out(bd_out *o, bd_err *err) {
+    if (!o->failed && fflush(o->f) != 0) {
+        o->failed = true;
+        o->saved_errno = errno;
+    }
+    return o->failed ? bd_out_commit(o, err) : BD_OK; /* which says why, and removes it */
+}
+
+static bd_status flush_all(run *r, bd_err *err) {
+    shard_writer *const writers[] = {&r->shards[TRAIN], &r->shards[VAL], &r->sidecar};
+    for (int k = 0; k < 3; k++)
+        for (uint32_t i = 0; i < writers[k]->n; i++) BD_TRY(flush_out(&writers[k]->outs[i], err));
+    BD_TRY(flush_out(&r->text, err));
+    return flush_out(&r->model_out, err);
+}
+
 static bd_status commit_all(run *r, bd_err *err) {
-    char path[4096];
+    BD_TRY(flush_all(r, err));
     for (int i = 0; i < N_PARTS; i++) BD_TRY(shard_commit(&r->shards[i], err));
     BD_TRY(shard_commit(&r->sidecar, err));
-    snprintf(path, sizeof path, "%s/data_val.txt", r->a->out);
     if (r->parts[VAL].documents) {
-        r->text_open = false;
         BD_TRY(bd_out_commit(&r->text, err));
-    } else if (unlink(path) != 0) {
-        errno = 0; /* there was none */
+    } else {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/data_val.txt", r->a->out);
+        if (unlink(path) != 0) errno = 0; /* there was none */
     }
-    snprintf(path, sizeof path, "%s/tokenizer.model", r->a->out);
-    return bd_file_write(path, r->model.data, r->model.size, err);
+    return bd_out_commit(&r->model_out, err);
+}
+
+static bd_status open_out(bd_out *o, bool *open, const char *dir, const char *name, bd_err *err) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    BD_TRY(bd_out_open(o, path, err));
+    *open = true;
+    return BD_OK;
 }
 
 static bd_status tokenize(run *r, bd_err *err) {
     const tokenize_args *a = r->a;
-    char path[4096];
     double t0 = bd_now();
     BD_TRY(make_tokenizer(r, err));
     r->jobs = calloc(BATCH_DOCS, sizeof *r->jobs);
@@ -401,9 +438,9 @@ static bd_status tokenize(run *r, bd_err *err) {
     for (int i = 0; i < N_PARTS; i++)
         r->shards[i] = (shard_writer){.dir = a->out, .name = part_names[i], .limit = (uint64_t)a->shard_tokens};
     r->sidecar = (shard_writer){.dir = a->out, .name = "val_bytes", .limit = (uint64_t)a->shard_tokens};
-    snprintf(path, sizeof path, "%s/data_val.txt", a->out);
-    BD_TRY(bd_out_open(&r->text, path, err));
-    r->text_open = true;
+    BD_TRY(open_out(&r->text, &r->text_open, a->out, "data_val.txt", err));
+    BD_TRY(open_out(&r->model_out, &r->model_open, a->out, "tokenizer.model", err));
+    bd_out_put(&r->model_out, r->model.data, r->model.size);
     BD_TRY(encode_all(r, err));
     BD_TRY(commit_all(r, err));
     r->seconds = bd_now() - t0;
@@ -464,7 +501,8 @@ static int print_result(const run *r) {
         json_object_set_new(o, "measured", m);
         return bd_cli_print_json(o);
     }
-    printf("tokenizer  %s, %" PRIu32 " pieces%s\nsha256     %s\n", path, r->tok->n, a->tokenizer ? "" : ", trained here", hex);
+    printf("tokenizer  %s, %" PRIu32 " pieces%s\nsha256     %s\n", path, r->tok->n,
+           a->tokenizer ? "" : ", trained here", hex);
     for (int i = 0; i < N_PARTS; i++)
         printf("%-10s %" PRIu64 " documents, %" PRIu64 " bytes, %" PRIu64 " tokens in %" PRIu32 " shards\n",
                i ? "validation" : "training", r->parts[i].documents, r->parts[i].text_bytes, r->parts[i].tokens,
@@ -479,13 +517,24 @@ static void warn(const run *r) {
     uint64_t unknown = r->parts[TRAIN].unknown + r->parts[VAL].unknown;
     if (unknown)
         fprintf(stderr,
-                "birdie: tokenize: warning: %" PRIu64 " tokens are <unk>: this tokenizer cannot spell all of the text, "
+                "birdie: tokenize: warning: %" PRIu64
+                " tokens are <unk>: this tokenizer cannot spell all of the text, "
                 "and scores on it will not count all of its bytes\n",
                 unknown);
     if (r->replaced)
-        fprintf(stderr, "birdie: tokenize: warning: %" PRIu64 " bytes that are not UTF-8 became U+FFFD\n", r->replaced);
+        fprintf(stderr, "birdie: tokenize: warning: %" PRIu64 " bytes that are not UTF-8 became U+FFFD\n",
+                r->replaced);
     if (r->a->n_val_docs != 0 && r->a->val_fraction > 0 && r->parts[VAL].documents == 0)
         fprintf(stderr, "birdie: tokenize: warning: no document fell into validation\n");
+}
+
+/* Measured: SentencePiece takes about 100 bytes for each byte it encodes, 13 for each it trains on. */
+static uint64_t memory_need(const run *r) {
+    uint64_t threads = r->a->common.threads > 0 ? (uint64_t)r->a->common.threads : (uint64_t)bd_cpu_count();
+    uint64_t train = r->a->tokenizer ? 0 : 16 * (uint64_t)fmin((double)r->census[TRAIN].text_bytes, TRAIN_SAMPLE);
+    /* A batch ends behind the document that fills it. */
+    uint64_t encode = 110 * (uint64_t)fmin((double)(threads * r->largest), (double)(r->largest + BATCH_BYTES));
+    return (32 << 20) + bd_documents_size(r->docs) + (train > encode ? train : encode);
 }
 
 static int print_plan(const run *r) {
@@ -497,13 +546,16 @@ static int print_plan(const run *r) {
         json_object_set_new(o, "documents", bd_cli_u64(r->census[TRAIN].documents + r->census[VAL].documents));
         json_object_set_new(o, "text_bytes", bd_cli_u64(bytes));
         for (int i = 0; i < N_PARTS; i++) json_object_set_new(o, part_names[i], part_json(&r->census[i], NULL));
+        json_object_set_new(o, "memory_bytes", bd_cli_u64(memory_need(r)));
         json_object_set_new(o, "seconds", bd_cli_real(seconds));
         return bd_cli_print_json(o);
     }
     for (int i = 0; i < N_PARTS; i++)
-        printf("%-10s %" PRIu64 " documents, %" PRIu64 " bytes\n", i ? "validation" : "training", r->census[i].documents,
-               r->census[i].text_bytes);
-    printf("disk       at most %" PRIu64 " bytes\nseconds    about %.0f\n", 2 * bytes + r->census[VAL].text_bytes, seconds);
+        printf("%-10s %" PRIu64 " documents, %" PRIu64 " bytes\n", i ? "validation" : "training",
+               r->census[i].documents, r->census[i].text_bytes);
+    printf("memory     about %" PRIu64 " bytes\n", memory_need(r));
+    printf("disk       at most %" PRIu64 " bytes\nseconds    about %.0f\n", 2 * bytes + r->census[VAL].text_bytes,
+           seconds);
     return 0;
 }
 
@@ -523,6 +575,8 @@ static bd_status check_args(tokenize_args *a, bd_err *err) {
     if (a->shard_tokens < 1 || a->shard_tokens > INT32_MAX)
         return BD_FAIL(err, BD_E_USAGE, "--shard-tokens is 1 to %d", INT32_MAX);
     a->n_val_docs = -1;
+    if (a->val_docs && a->val_fraction != DEFAULT_FRACTION)
+        return BD_FAIL(err, BD_E_USAGE, "--val-docs and --val-fraction exclude each other");
     if (a->val_docs) {
         char *end;
         errno = 0;
@@ -544,6 +598,7 @@ static void close_run(run *r) {
     for (int i = 0; i < N_PARTS; i++) shard_abort(&r->shards[i]);
     shard_abort(&r->sidecar);
     if (r->text_open) bd_out_abort(&r->text);
+    if (r->model_open) bd_out_abort(&r->model_out);
     bd_buf_free(&r->model);
     bd_buf_free(&r->line);
     bd_sp_close(r->sp);
@@ -574,6 +629,11 @@ static int tokenize_run(tokenize_args *a, const bd_cli_list *files) {
         rc = print_plan(&r);
         goto done;
     }
+    if (a->common.max_memory && memory_need(&r) > (uint64_t)a->common.max_memory) {
+        st = BD_FAIL(&err, BD_E_LIMIT, "this takes about %" PRIu64 " bytes of memory, more than --max-memory",
+                     memory_need(&r));
+        goto done;
+    }
     BD_TRY_DONE(bd_pool_create(&r.pool, (int)a->common.threads, &err));
     st = tokenize(&r, &err);
 done:
@@ -589,7 +649,7 @@ done:
 }
 
 int bd_cmd_tokenize(int argc, char **argv) {
-    tokenize_args a = {.split = "blank", .val_fraction = 0.05, .shard_tokens = SHARD_TOKENS};
+    tokenize_args a = {.split = "blank", .val_fraction = DEFAULT_FRACTION, .shard_tokens = SHARD_TOKENS};
     const bd_cli_opt opts[] = {
         {"tokenizer", BD_CLI_STRING, &a.tokenizer, "TOK.model", "SentencePiece model to use"},
         {"train-tokenizer", BD_CLI_COUNT, &a.train_tokenizer, "SIZE",
@@ -598,7 +658,8 @@ int bd_cmd_tokenize(int argc, char **argv) {
          "move capital letters into control pieces; also writes the byte counts of validation tokens"},
         {"val-docs", BD_CLI_STRING, &a.val_docs, "N", "the first N documents are validation"},
         {"val-fraction", BD_CLI_DOUBLE, &a.val_fraction, "F", "or: this share of them, drawn by document number"},
-        {"split", BD_CLI_STRING, &a.split, "blank|file", "a text file is documents between blank lines, or one document"},
+        {"split", BD_CLI_STRING, &a.split, "blank|file",
+         "a text file is documents between blank lines, or one document"},
         {"replace-invalid", BD_CLI_FLAG, &a.replace_invalid, NULL, "replace bytes that are not UTF-8 by U+FFFD"},
         {"shard-tokens", BD_CLI_COUNT, &a.shard_tokens, "N", "tokens of one shard"},
         {"out", BD_CLI_STRING, &a.out, "DIR", "directory to write; files of an earlier run there are replaced"},
@@ -606,12 +667,17 @@ int bd_cmd_tokenize(int argc, char **argv) {
     const bd_cli_spec spec = {
         .name = "tokenize",
         .summary = bd_cmd_tokenize_summary,
-        .usage = "tokenize (--tokenizer TOK.model | --train-tokenizer SIZE) --out DIR FILE.txt|FILE.jsonl... [options]",
-        .text = "Writes DIR/data_train_NNNNNN.bin and DIR/data_val_NNNNNN.bin (each document a BOS token and its pieces), "
-                "DIR/tokenizer.model and the validation text DIR/data_val.txt. Lines of a .jsonl file are objects with a "
-                "\"text\"; any other file is plain text. The same files and options give the same bytes.",
-        .examples = "  birdie tokenize --train-tokenizer 1024 --out data book1.txt book2.txt\n"
-                    "  birdie tokenize --tokenizer fineweb_1024_bpe.model --val-docs 50000 --out data docs.jsonl\n",
+        .usage =
+            "tokenize (--tokenizer TOK.model | --train-tokenizer SIZE) --out DIR FILE.txt|FILE.jsonl... [options]",
+        .text =
+            "Writes DIR/data_train_NNNNNN.bin and DIR/data_val_NNNNNN.bin (each document a BOS token and its "
+            "pieces), "
+            "DIR/tokenizer.model and the validation text DIR/data_val.txt. Lines of a .jsonl file are objects with "
+            "a "
+            "\"text\"; any other file is plain text. The same files and options give the same bytes.",
+        .examples =
+            "  birdie tokenize --train-tokenizer 1024 --out data book1.txt book2.txt\n"
+            "  birdie tokenize --tokenizer fineweb_1024_bpe.model --val-docs 50000 --out data docs.jsonl\n",
         .opts = opts,
         .n_opts = sizeof opts / sizeof *opts,
         .min_args = 1,

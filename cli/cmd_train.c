@@ -50,7 +50,8 @@ static bd_status open_data(train_data *d, const train_args *a, bd_err *err) {
     bd_data_args da = {.shards = arg, .n_shards = 1, .split = "val", .tokenizer = has_tok ? tok : NULL};
     st = bd_data_open(&d->val, &da, err);
     if (st == BD_E_USAGE && !has_tok) {
-        st = BD_FAIL(err, BD_E_MISSING, "validation shards, but neither tokenizer.model nor sidecars to count their bytes with");
+        st = BD_FAIL(err, BD_E_MISSING,
+                     "validation shards, but neither tokenizer.model nor sidecars to count their bytes with");
         bd_err_file(err, a->data);
     }
     if (st) return st;

@@ -1,14 +1,12 @@
 /* birdie verify: is this artifact what it claims to be? */
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "base/numerics.h"
 #include "cli/backend_args.h"
 #include "cli/cli.h"
 #include "cli/data_args.h"
-#include "cli/protocol_json.h"
+#include "cli/score_json.h"
 #include "verify/verify_artifact.h"
 
 const char bd_cmd_verify_summary[] = "check an artifact: structure, size, coverage, bytes, score, time";
@@ -23,26 +21,9 @@ typedef struct verify_args {
 
 static json_t *text_or_null(const char *s) { return *s ? bd_cli_str(s) : json_null(); }
 
-static json_t *score_json(const bd_verify_result *r, const verify_args *a) {
-    if (!r->scored) return json_null();
-    const bd_score *s = &r->score;
-    json_t *o = json_object();
-    json_object_set_new(o, "val_bpb", bd_cli_real(s->val_bpb));
-    json_object_set_new(o, "val_loss", bd_cli_real(s->val_loss));
-    json_object_set_new(o, "tokens", bd_cli_u64(s->tokens));
-    json_object_set_new(o, "bytes", bd_cli_u64(s->bytes));
-    json_object_set_new(o, "windows", bd_cli_u64(s->windows));
-    json_object_set_new(o, "nll_q32", bd_cli_i64(s->nll_q32));
-    json_object_set_new(o, "mode", json_string(a->mode));
-    json_object_set_new(o, "numerics", json_integer(BD_NUMERICS_VERSION));
-    json_object_set_new(o, "protocol", json_string("artifact"));
-    json_object_set_new(o, "protocol_values", bd_protocol_to_json(&r->protocol));
-    json_object_set_new(o, "bpb_stderr", bd_cli_real(s->bpb_stderr));
-    return o;
-}
-
-static json_t *result_json(const bd_verify_result *r, const verify_args *a, const bd_rules *rules, const bd_backend *be) {
-    json_t *o = json_object(), *checks = json_array(), *t = json_object();
+static json_t *result_json(const bd_verify_result *r, const verify_args *a, const bd_rules *rules,
+                           const bd_backend *be) {
+    json_t *o = json_object(), *checks = json_array();
     json_object_set_new(o, "verdict", json_string(bd_outcome_name(r->overall)));
     json_object_set_new(o, "rules", bd_cli_str(rules->name));
     json_object_set_new(o, "artifact_bytes", bd_cli_u64(r->file_bytes));
@@ -59,13 +40,10 @@ static json_t *result_json(const bd_verify_result *r, const verify_args *a, cons
         json_array_append_new(checks, k);
     }
     json_object_set_new(o, "checks", checks);
-    json_object_set_new(o, "score", score_json(r, a));
-    double seconds = r->score.seconds_score + r->score.seconds_learn;
-    json_object_set_new(t, "seconds", bd_cli_real(r->scored ? seconds : NAN));
-    json_object_set_new(t, "tokens_per_s", bd_cli_real(r->scored ? (double)r->score.tokens / seconds : NAN));
-    json_object_set_new(t, "threads", json_integer(bd_pool_threads(be->pool)));
-    json_object_set_new(t, "backend", json_string(be->vt->name));
-    json_object_set_new(o, "measured", t);
+    json_t *score = r->scored ? json_object() : json_null();
+    if (r->scored) bd_score_json(score, &r->score, a->mode, &r->protocol, "artifact");
+    json_object_set_new(o, "score", score);
+    json_object_set_new(o, "measured", bd_measured_json(r->scored ? &r->score : NULL, be));
     return o;
 }
 
@@ -73,13 +51,14 @@ static void print_result(const bd_verify_result *r, const bd_rules *rules) {
     for (int i = 0; i < r->verdict.n; i++) {
         const bd_check *c = &r->verdict.checks[i];
         printf("%-11s %-10s", bd_outcome_name(c->outcome), c->id);
-        if (c->value[0]) printf(" %s%s%s", c->value, c->limit[0] ? " of " : "", c->limit);
+        if (c->value[0]) printf(" %s", c->value);
+        if (c->limit[0]) printf(" (limit %s)", c->limit);
         printf("%s%s\n", c->value[0] ? ": " : " ", c->detail);
     }
     if (r->scored) {
         double seconds = r->score.seconds_score + r->score.seconds_learn;
-        printf("score       val_bpb %.6f, %" PRIu64 " tokens, nll_q32 %" PRId64 "\n", r->score.val_bpb, r->score.tokens,
-               r->score.nll_q32);
+        printf("score       val_bpb %.6f, %" PRIu64 " tokens, nll_q32 %" PRId64 "\n", r->score.val_bpb,
+               r->score.tokens, r->score.nll_q32);
         printf("measured    %.1f s (%.1f scoring, %.1f learning), %.0f tokens/s\n", seconds, r->score.seconds_score,
                r->score.seconds_learn, (double)r->score.tokens / seconds);
     }
@@ -91,10 +70,11 @@ static int print_plan(const bd_verify_opts *o, const verify_args *a, bd_err *err
     bd_model *m = NULL;
     bd_eval_plan plan;
     bd_stream stream = {o->shards->tokens, NULL, o->shards->total};
-    bd_eval_opts eo = {.max_tokens = o->max_tokens};
+    bd_model_opts mo = {.max_memory = o->max_memory};
+    bd_eval_opts eo = {.max_tokens = bd_verify_range(o), .max_memory = o->max_memory};
     bd_artifact_limits lim = bd_artifact_limits_default();
     *st = bd_artifact_open(&art, o->path, &lim, err);
-    if (!*st) *st = bd_model_from_artifact(&m, art, NULL, err);
+    if (!*st) *st = bd_model_from_artifact(&m, art, &mo, err);
     if (!*st) *st = bd_eval_plan_make(&plan, m, &stream, &art->protocol, &eo, err);
     int rc = 0;
     if (!*st && a->common.json) {
@@ -105,8 +85,8 @@ static int print_plan(const bd_verify_opts *o, const verify_args *a, bd_err *err
         json_object_set_new(j, "memory_bytes", bd_cli_u64(plan.memory));
         rc = bd_cli_print_json(j);
     } else if (!*st) {
-        printf("tokens  %" PRIu64 " in %" PRIu64 " windows\nFLOPs   %.4g\nmemory  %" PRIu64 " bytes\n", plan.tokens, plan.windows,
-               plan.flops, plan.memory);
+        printf("tokens  %" PRIu64 " in %" PRIu64 " windows\nFLOPs   %.4g\nmemory  %" PRIu64 " bytes\n", plan.tokens,
+               plan.windows, plan.flops, plan.memory);
     }
     bd_model_close(m);
     bd_artifact_close(art);
@@ -124,7 +104,11 @@ static int verify_run(const verify_args *a, const char *path) {
     int rc = 0;
     bd_status st = a->data.n ? BD_OK : BD_FAIL(&err, BD_E_USAGE, "give the validation shards with --data");
     if (!st) st = bd_rules_open(&rules, a->rules, &err);
-    bd_data_args da = {.shards = a->data.items, .n_shards = (int)a->data.n, .split = "val", .tokenizer = a->tokenizer, .bytes = a->bytes};
+    bd_data_args da = {.shards = a->data.items,
+                       .n_shards = (int)a->data.n,
+                       .split = "val",
+                       .tokenizer = a->tokenizer,
+                       .bytes = a->bytes};
     if (!st) st = bd_data_open(&data, &da, &err);
     if (!st && a->text) st = bd_map_open(&text, a->text, &err);
     bd_verify_opts o = {.path = path,
@@ -134,7 +118,8 @@ static int verify_run(const verify_args *a, const char *path) {
                         .text = (const char *)text.data,
                         .text_size = text.size,
                         .max_tokens = (uint64_t)a->max_tokens,
-                        .max_memory = (uint64_t)a->common.max_memory,
+                        .max_memory = bd_memory_limit(a->common.max_memory),
+                        .fast = strcmp(a->mode, "exact") != 0,
                         .rules = &rules};
     if (!st && a->common.dry_run) {
         rc = print_plan(&o, a, &err, &st);
@@ -166,25 +151,33 @@ int bd_cmd_verify(int argc, char **argv) {
     const bd_cli_opt opts[] = {
         {"data", BD_CLI_LIST, &a.data, "SHARD...", "validation shards; a folder means its *_val_*.bin"},
         {"tokenizer", BD_CLI_STRING, &a.tokenizer, "TOK.model", "SentencePiece model: bytes per token"},
-        {"bytes", BD_CLI_STRING, &a.bytes, "SIDECAR", "byte counts of the shard (default: X_val_bytes_Y.bin beside it)"},
-        {"max-tokens", BD_CLI_COUNT, &a.max_tokens, "N", "score only the first N targets, as the claim did"},
-        {"text", BD_CLI_STRING, &a.text, "FILE", "original text, documents joined by a blank line, to compare with"},
+        {"bytes", BD_CLI_STRING, &a.bytes, "SIDECAR",
+         "byte counts of the shard (default: X_val_bytes_Y.bin beside it)"},
+        {"max-tokens", BD_CLI_COUNT, &a.max_tokens, "N",
+         "score only the first N targets, as the claim did (default: the range that the rules name, else all)"},
+        {"text", BD_CLI_STRING, &a.text, "FILE",
+         "original text, documents joined by a blank line, to compare with"},
         {"rules", BD_CLI_STRING, &a.rules, "FILE.json", "rules profile (default: rules/default.json)"},
         {"backend", BD_CLI_STRING, &a.backend, "cpu|cuda", "where to compute"},
-        {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512", "instruction set of the cpu backend; never changes the score"},
+        {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512",
+         "instruction set of the cpu backend; never changes the score"},
         {"mode", BD_CLI_STRING, &a.mode, "exact|fast", "numerics"},
-        {"allow-external", BD_CLI_FLAG, &a.allow_external, NULL, "allow sections that need an external program (none exist yet)"},
+        {"allow-external", BD_CLI_FLAG, &a.allow_external, NULL,
+         "allow sections that need an external program (none exist yet)"},
     };
     const bd_cli_spec spec = {
         .name = "verify",
         .summary = bd_cmd_verify_summary,
         .usage = "verify FILE.birdie --data SHARD... --tokenizer TOK.model [options]",
-        .text = "Decodes the artifact with two independent decoders, scores it by its own protocol (test-time training "
-                "included) and compares the result with the claim, as 64-bit integers. Every check prints PASS, FAIL, WARN or "
-                "NOT-CHECKED with its numbers; the verdict is the worst of them.\n"
-                "Exit code 0: PASS or WARN; 1: FAIL.",
-        .examples = "  birdie verify m.birdie --data val.bin --tokenizer tok.model --max-tokens 102400\n"
-                    "  birdie verify m.birdie --data shards --tokenizer shards/tokenizer.model --threads 1 --json\n",
+        .text =
+            "Decodes the artifact with two independent decoders, scores it by its own protocol (test-time training "
+            "included) and compares the result with the claim, as 64-bit integers. Every check prints PASS, FAIL, "
+            "WARN or "
+            "NOT-CHECKED with its numbers; the verdict is the worst of them.\n"
+            "Exit code 0: PASS or WARN; 1: FAIL.",
+        .examples =
+            "  birdie verify m.birdie --data val.bin --tokenizer tok.model --max-tokens 102400\n"
+            "  birdie verify m.birdie --data shards --tokenizer shards/tokenizer.model --threads 1 --json\n",
         .opts = opts,
         .n_opts = sizeof opts / sizeof opts[0],
         .min_args = 1,

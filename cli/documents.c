@@ -21,12 +21,12 @@ struct bd_documents {
     source *sources;
     size_t n;
     bd_documents_opts o;
-    size_t at;               /* source */
-    uint64_t pos, line;      /* in it; line of pos */
-    uint64_t before;         /* bytes of the sources before it */
+    size_t at;          /* source */
+    uint64_t pos, line; /* in it; line of pos */
+    uint64_t before;    /* bytes of the sources before it */
     uint64_t index, replaced;
-    json_t *object;          /* owner of the last document's text */
-    bd_buf text;             /* or this, when bytes were replaced */
+    json_t *object; /* owner of the last document's text */
+    bd_buf text;    /* or this, when bytes were replaced */
 };
 
 /* ---- opening ---- */
@@ -131,9 +131,9 @@ static bool blank(const uint8_t *p, uint64_t n) {
 }
 
 static bd_status too_long(const source *s, uint64_t line, uint64_t pos, const char *what, bd_err *err) {
-    bd_status st = BD_FAIL_AT(err, BD_E_LIMIT, file_offset(s, pos), "line %" PRIu64 ": %s of more than %d bytes%s",
-                              line, what, (int)BD_DOCUMENT_MAX,
-                              s->json ? "" : "; separate documents with blank lines");
+    bd_status st =
+        BD_FAIL_AT(err, BD_E_LIMIT, file_offset(s, pos), "line %" PRIu64 ": %s of more than %d bytes%s", line, what,
+                   (int)BD_DOCUMENT_MAX, s->json ? "" : "; separate documents with blank lines");
     bd_err_file(err, s->name);
     return st;
 }
@@ -150,9 +150,9 @@ static bd_status check_text(bd_documents *d, const source *s, bd_document *doc, 
     }
     if (i == doc->size) return BD_OK;
     if (!d->o.replace_invalid) {
-        bd_status st = BD_FAIL_AT(err, BD_E_FIELD, file_offset(s, doc->offset) + i,
-                                  "line %" PRIu64 ": the text is not valid UTF-8; convert it, or use --replace-invalid",
-                                  line);
+        bd_status st =
+            BD_FAIL_AT(err, BD_E_FIELD, file_offset(s, doc->offset) + i,
+                       "line %" PRIu64 ": the text is not valid UTF-8; convert it, or use --replace-invalid", line);
         bd_err_file(err, s->name);
         return st;
     }
@@ -232,13 +232,17 @@ static bd_status next_json(bd_documents *d, const source *s, bd_document *doc, b
     json_decref(d->object);
     d->object = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
     if (!d->object) {
-        if (e.position > 0 && (uint64_t)e.position <= n) at = pos + (uint64_t)e.position;
+        if (text == (const char *)s->data + pos && e.position > 0 && (uint64_t)e.position <= n)
+            at = pos + (uint64_t)e.position;
+        for (char *c = e.text; *c; c++) /* it may quote the file */
+            if (*c < ' ' || *c > '~') *c = '?';
         return bad_line(s, line, at, err, e.text);
     }
     const json_t *value = json_object_get(d->object, "text");
     if (!json_is_object(d->object) || !json_is_string(value))
         return bad_line(s, line, pos, err, "each line must be an object with a string \"text\"");
-    *doc = (bd_document){(const uint8_t *)json_string_value(value), json_string_length(value), 0, s->name, line, pos};
+    *doc =
+        (bd_document){(const uint8_t *)json_string_value(value), json_string_length(value), 0, s->name, line, pos};
     *more = true;
     return BD_OK;
 }

@@ -14,7 +14,7 @@
 
 typedef struct bd_documents bd_documents;
 
-enum { BD_DOCUMENT_MAX = 64 << 20 }; /* bytes of one document, and of one line of JSON */
+enum { BD_DOCUMENT_MAX = 16 << 20 }; /* bytes of one document, and of one line of JSON */
 
 typedef struct bd_documents_opts {
     bool whole_files;     /* a text file is one document */
@@ -24,12 +24,13 @@ typedef struct bd_documents_opts {
 typedef struct bd_document {
     const uint8_t *text; /* valid until the next call */
     uint64_t size;
-    uint64_t index;      /* over all files */
+    uint64_t index; /* over all files */
     const char *file;
     uint64_t line, offset; /* where it begins in the file; line counts from 1 */
 } bd_document;
 
-bd_status bd_documents_open(bd_documents **out, const char *const *paths, size_t n, const bd_documents_opts *o, bd_err *err);
+bd_status bd_documents_open(bd_documents **out, const char *const *paths, size_t n, const bd_documents_opts *o,
+                            bd_err *err);
 /* One file that is in memory and stays there; `name` decides its kind. */
 bd_status bd_documents_parse(bd_documents **out, const char *name, const void *data, uint64_t size,
                              const bd_documents_opts *o, bd_err *err);

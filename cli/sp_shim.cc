@@ -5,8 +5,10 @@
 #ifndef BIRDIE_SENTENCEPIECE
 
 static bd_status absent(bd_err *err) {
-    return BD_FAIL(err, BD_E_UNSUPPORTED,
-                   "this build has no SentencePiece: install it with its headers (Debian: libsentencepiece-dev) and build again");
+    return BD_FAIL(
+        err, BD_E_UNSUPPORTED,
+        "this build has no SentencePiece: install the library with its headers (Debian: libsentencepiece-dev) and "
+        "build again, without BIRDIE_STATIC where there is no static library");
 }
 bool bd_sp_available(void) { return false; }
 bd_status bd_sp_open(bd_sp **out, const void *, size_t, bd_err *err) {
@@ -18,7 +20,9 @@ bd_status bd_sp_encode(const bd_sp *, const void *, size_t, bd_buf *, bd_err *er
 bd_status bd_sp_encode_pieces(const bd_sp *, const void *, size_t, bd_sp_piece_fn *, void *, bd_err *err) {
     return absent(err);
 }
-bd_status bd_sp_train(const bd_sp_train_opts *, bd_sp_sentence_fn *, void *, bd_buf *, bd_err *err) { return absent(err); }
+bd_status bd_sp_train(const bd_sp_train_opts *, bd_sp_sentence_fn *, void *, bd_buf *, bd_err *err) {
+    return absent(err);
+}
 
 #else
 
@@ -49,9 +53,7 @@ bd_status guarded(const char *what, bd_err *err, F fn) {
         return fn();
     } catch (const std::bad_alloc &) {
         return fail(err, BD_E_NOMEM, what, "out of memory");
-    } catch (const std::exception &e) {
-        return fail(err, BD_E_UNSUPPORTED, what, e.what());
-    } catch (...) {
+    } catch (const std::exception &e) { return fail(err, BD_E_UNSUPPORTED, what, e.what()); } catch (...) {
         return fail(err, BD_E_UNSUPPORTED, what, "an unknown exception");
     }
 }
@@ -59,7 +61,8 @@ bd_status guarded(const char *what, bd_err *err, F fn) {
 std::string_view view(const void *text, size_t n) { return {static_cast<const char *>(text), n}; }
 
 bd_status put_id(int id, bd_buf *ids, bd_err *err) {
-    if (id < 0 || id > UINT16_MAX) return BD_FAIL(err, BD_E_RANGE, "SentencePiece gave id %d; shards hold 0..65535", id);
+    if (id < 0 || id > UINT16_MAX)
+        return BD_FAIL(err, BD_E_RANGE, "SentencePiece gave id %d; shards hold 0..65535", id);
     uint16_t v = static_cast<uint16_t>(id);
     bd_buf_put(ids, &v, sizeof v);
     return BD_OK;
@@ -116,7 +119,8 @@ bd_status bd_sp_encode(const bd_sp *sp, const void *text, size_t n, bd_buf *ids,
     });
 }
 
-bd_status bd_sp_encode_pieces(const bd_sp *sp, const void *text, size_t n, bd_sp_piece_fn *fn, void *user, bd_err *err) {
+bd_status bd_sp_encode_pieces(const bd_sp *sp, const void *text, size_t n, bd_sp_piece_fn *fn, void *user,
+                              bd_err *err) {
     return guarded("encoding", err, [&] {
         auto result = sp->processor.EncodeAsImmutableProto(view(text, n));
         for (size_t i = 0; i < result.pieces_size(); i++) {

@@ -26,7 +26,8 @@ void bd_sp_close(bd_sp *sp);
 bd_status bd_sp_encode(const bd_sp *sp, const void *text, size_t n, bd_buf *ids, bd_err *err);
 /* The same, calling back with each id and its surface: the part of the text that the library aligns it with. */
 typedef bd_status bd_sp_piece_fn(void *user, uint32_t id, const void *surface, size_t n, bd_err *err);
-bd_status bd_sp_encode_pieces(const bd_sp *sp, const void *text, size_t n, bd_sp_piece_fn *fn, void *user, bd_err *err);
+bd_status bd_sp_encode_pieces(const bd_sp *sp, const void *text, size_t n, bd_sp_piece_fn *fn, void *user,
+                              bd_err *err);
 
 /* Sentences for training: *n = 0 and BD_OK at the end; the text stays valid until the next call. */
 typedef bd_status bd_sp_sentence_fn(void *user, const void **text, size_t *n, bd_err *err);

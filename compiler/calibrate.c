@@ -1,67 +1,155 @@
 #include "compiler/calibrate.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/arena.h"
 #include "base/sha256.h"
-#include "format/checkpoint.h"
+#include "compiler/compile_impl.h"
 #include "runtime/exec.h"
 
-enum { CALL_ROWS = 2048 };
+/* Rows of a batch, and so memory: backward keeps every activation. */
+enum { CALL_ROWS = 1024 };
 
-static int slot_of_value(const bd_calibration *c, int32_t value) {
-    for (int i = 0; i < c->n_slots; i++)
-        if (c->slots[i].value == value) return i;
+/* --- what is summed --- */
+
+static int find_moment(const bd_calibration *c, int32_t value, bool of_gradient) {
+    for (int i = 0; i < c->n_moments; i++)
+        if (c->moments[i].value == value && c->moments[i].of_gradient == of_gradient) return i;
     return -1;
 }
 
-/* A slot per distinct input value of a linear with a parameter as weight. */
-static bd_status make_slots(bd_calibration *c, const bd_graph *g, bd_err *err) {
-    c->slots = calloc((size_t)g->n_nodes + 1, sizeof *c->slots);
-    c->param_slot = malloc(((size_t)g->n_params + 1) * sizeof *c->param_slot);
-    if (!c->slots || !c->param_slot) return BD_FAIL(err, BD_E_NOMEM, "out of memory for the Hessians");
-    for (int i = 0; i < g->n_params; i++) c->param_slot[i] = -1;
+static bool reads_as_matrix(const bd_node *nd) {
+    return nd->op == BD_OP_linear && nd->in[1].kind == BD_OPD_PARAM && nd->in[0].kind == BD_OPD_VALUE;
+}
+
+static bool reads_as_table(const bd_node *nd) { return nd->op == BD_OP_embed && nd->in[0].kind == BD_OPD_PARAM; }
+
+/* A use per node that reads a matrix, and a moment per distinct value behind them. */
+bd_status bd_calibration_layout(bd_calibration *c, const bd_graph *g, bd_err *err) {
+    c->moments = calloc((size_t)g->n_forward + 1, sizeof *c->moments);
+    c->uses = calloc((size_t)g->n_forward + 1, sizeof *c->uses);
+    if (!c->moments || !c->uses) return BD_FAIL(err, BD_E_NOMEM, "out of memory for the statistics");
     for (int i = 0; i < g->n_forward; i++) {
         const bd_node *nd = &g->nodes[i];
-        if (nd->op != BD_OP_linear || nd->in[1].kind != BD_OPD_PARAM || nd->in[0].kind != BD_OPD_VALUE) continue;
-        int s = slot_of_value(c, nd->in[0].id);
-        if (s < 0) {
-            s = c->n_slots++;
-            int64_t n = g->values[nd->in[0].id].width;
-            c->slots[s] = (bd_hessian){bd_alloc_aligned((uint64_t)n * (uint64_t)n, sizeof(double)), n, nd->in[0].id};
-            if (!c->slots[s].h) return BD_FAIL(err, BD_E_NOMEM, "out of memory for a %lld x %lld Hessian",
-                                               (long long)n, (long long)n);
+        bool table = reads_as_table(nd);
+        if (!table && !reads_as_matrix(nd)) continue;
+        int32_t value = table ? nd->out[0].id : nd->in[0].id;
+        bd_param_use *u = &c->uses[c->n_uses++];
+        u->param = table ? nd->in[0].id : nd->in[1].id;
+        u->rows = bd_alloc_aligned((uint64_t)g->params[u->param].rows, sizeof(double));
+        u->moment = find_moment(c, value, table);
+        if (u->moment < 0) {
+            u->moment = c->n_moments++;
+            int64_t n = g->values[value].width;
+            double *h = bd_alloc_aligned((uint64_t)n * (uint64_t)n, sizeof(double));
+            c->moments[u->moment] = (bd_moment){.h = h, .n = n, .value = value, .of_gradient = table};
         }
-        if (c->param_slot[nd->in[1].id] < 0) c->param_slot[nd->in[1].id] = s;
+        c->moments[u->moment].readers++;
+        if (!u->rows || !c->moments[u->moment].h)
+            return BD_FAIL(err, BD_E_NOMEM, "out of memory for the statistics of %s", g->params[u->param].name);
     }
     return BD_OK;
 }
 
-typedef struct tap_state {
+void bd_calibration_destroy(bd_calibration *c) {
+    if (!c) return;
+    for (int i = 0; i < c->n_moments; i++) free(c->moments[i].h);
+    for (int i = 0; i < c->n_uses; i++) free(c->uses[i].rows);
+    free(c->moments);
+    free(c->uses);
+    free(c);
+}
+
+/* --- collecting --- */
+
+/* A pass over one batch: taps see the gradients while they are in memory. */
+typedef struct pass {
     bd_calibration *c;
-    const bd_graph *g;
+    const bd_graph *g; /* differentiated */
     bd_backend *be;
-} tap_state;
+    const int32_t *tokens;
+    int *use_of_node;   /* (n_nodes): index into uses, -1: none */
+    double **weight;    /* (moments): (CALL_ROWS or more) squared gradients of each token so far, NULL: not weighted */
+    int *waiting;       /* (moments): readers whose gradient has not been seen in this batch */
+} pass;
+
+/* weight[t] += |dy[t]|^2, in eight interleaved sums: a fixed order. */
+static void add_lengths(double *weight, const bd_view *dy) {
+    const float *p = dy->data;
+    for (int64_t t = 0; t < dy->rows; t++, p += dy->cols) {
+        double s[8] = {0};
+        for (int64_t j = 0; j < dy->cols; j++) s[j & 7] += (double)p[j] * (double)p[j];
+        weight[t] += ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    }
+}
 
 static bd_status collect(void *user, const bd_node *nd, const bd_call *call, bd_err *err) {
-    tap_state *t = user;
-    if (nd->op != BD_OP_linear || nd->in[0].kind != BD_OPD_VALUE) return BD_OK;
-    int s = slot_of_value(t->c, nd->in[0].id);
-    if (s < 0) return BD_OK;
-    /* Of the nodes that share this input only the first one counts. */
-    for (const bd_node *p = t->g->nodes; p < nd; p++)
-        if (p->op == BD_OP_linear && p->in[0].kind == BD_OPD_VALUE && p->in[0].id == nd->in[0].id) return BD_OK;
-    bd_hessian *h = &t->c->slots[s];
-    bd_call sum = {.op = BD_OP_second_moment, .in = {call->in[0]}, .out = {{h->h, BD_F64, h->n, h->n}}};
-    return bd_run(t->be, &sum, err);
+    pass *p = user;
+    int u = p->use_of_node[nd - p->g->nodes];
+    if (u < 0) return BD_OK;
+    bd_param_use *use = &p->c->uses[u];
+    bd_moment *m = &p->c->moments[use->moment];
+    bd_view dy = call->in[0], h = {m->h, BD_F64, m->n, m->n};
+    if (m->of_gradient) {
+        for (int64_t t = 0; t < dy.rows; t++) use->rows[p->tokens[t]] += 1;
+        bd_call sum = {.op = BD_OP_second_moment, .in = {dy}, .out = {h}};
+        return bd_run(p->be, &sum, err);
+    }
+    bd_call rows = {.op = BD_OP_row_moment, .in = {dy}, .out = {{use->rows, BD_F64, 1, dy.cols}}};
+    BD_TRY(bd_run(p->be, &rows, err));
+    double *w = p->weight[use->moment];
+    if (p->waiting[use->moment] == m->readers) memset(w, 0, (size_t)dy.rows * sizeof *w);
+    add_lengths(w, &dy);
+    if (--p->waiting[use->moment]) return BD_OK;
+    p->waiting[use->moment] = m->readers;
+    bd_call sum = {.op = BD_OP_second_moment, .in = {call->in[1], {w, BD_F64, dy.rows, 1}}, .out = {h}};
+    return bd_run(p->be, &sum, err);
+}
+
+static void pass_free(pass *p) {
+    for (int i = 0; p->weight && i < p->c->n_moments; i++) free(p->weight[i]);
+    free(p->weight);
+    free(p->waiting);
+    free(p->use_of_node);
+}
+
+/* The backward node of use u is the one that writes the gradient of its parameter
+ * from the same values; uses of one parameter are told apart by the operand's use. */
+static bd_status pass_init(pass *p, int64_t rows, bd_err *err) {
+    bd_calibration *c = p->c;
+    const bd_graph *g = p->g;
+    p->use_of_node = malloc(((size_t)g->n_nodes + 1) * sizeof *p->use_of_node);
+    p->weight = calloc((size_t)c->n_moments + 1, sizeof *p->weight);
+    p->waiting = calloc((size_t)c->n_moments + 1, sizeof *p->waiting);
+    if (!p->use_of_node || !p->weight || !p->waiting) return BD_FAIL(err, BD_E_NOMEM, "out of memory for the statistics");
+    for (int i = 0; i < c->n_moments; i++) {
+        p->waiting[i] = c->moments[i].readers;
+        if (c->moments[i].of_gradient) continue;
+        p->weight[i] = bd_alloc_aligned((uint64_t)rows, sizeof(double));
+        if (!p->weight[i]) return BD_FAIL(err, BD_E_NOMEM, "out of memory for the statistics");
+    }
+    for (int i = 0; i < g->n_nodes; i++) p->use_of_node[i] = -1;
+    int u = 0;
+    for (int i = 0; i < g->n_forward; i++) {
+        const bd_node *f = &g->nodes[i];
+        bool table = reads_as_table(f);
+        if (!table && !reads_as_matrix(f)) continue;
+        const bd_operand *param = &f->in[table ? 0 : 1];
+        bd_op op = table ? BD_OP_embed_grad : BD_OP_linear_grad_w;
+        for (int k = g->n_forward; k < g->n_nodes; k++) {
+            const bd_operand *o = &g->nodes[k].out[0];
+            if (g->nodes[k].op == op && o->id == param->id && o->use == param->use) p->use_of_node[k] = u;
+        }
+        u++;
+    }
+    return BD_OK;
 }
 
 static bd_status check_stream(const bd_model *m, const bd_calib_opts *o, bd_err *err) {
-    if (o->n < (uint64_t)o->window)
-        return BD_FAIL(err, BD_E_MISSING, "the calibration shards hold %llu tokens, fewer than one window of %lld",
+    if (o->n < (uint64_t)o->window + 1)
+        return BD_FAIL(err, BD_E_MISSING, "the calibration shards hold %llu tokens, fewer than one window of %lld and its target",
                        (unsigned long long)o->n, (long long)o->window);
     for (uint64_t i = 0; i < o->n; i++)
         if (o->tokens[i] >= m->graph->vocab)
@@ -70,20 +158,29 @@ static bd_status check_stream(const bd_model *m, const bd_calib_opts *o, bd_err 
     return BD_OK;
 }
 
-bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, const bd_calib_opts *o, bd_err *err) {
-    *out = NULL;
-    BD_TRY(check_stream(m, o, err));
-    bd_calibration *c = calloc(1, sizeof *c);
-    if (!c) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
-    bd_exec *x = NULL;
-    int64_t T = o->window, per = CALL_ROWS / T > 0 ? CALL_ROWS / T : 1;
-    int32_t *tokens = malloc((size_t)(per * T) * sizeof *tokens);
-    bd_status st = tokens ? make_slots(c, m->graph, err) : BD_FAIL(err, BD_E_NOMEM, "out of memory");
-    if (st) goto done;
-    BD_TRY_DONE(bd_exec_create(&x, m->graph, be, per * T, T, err));
-    tap_state tap = {c, m->graph, be};
-    bd_exec_set_tap(x, collect, &tap);
-    uint64_t have = o->n / (uint64_t)T, want = o->max_tokens / (uint64_t)T;
+static bd_status check_finite(const bd_calibration *c, const bd_graph *g, bd_err *err) {
+    for (int i = 0; i < c->n_uses; i++) {
+        const bd_moment *h = &c->moments[c->uses[i].moment];
+        const char *name = g->params[c->uses[i].param].name;
+        for (int64_t k = 0; k < h->n * h->n; k++)
+            if (!isfinite(h->h[k])) return BD_FAIL(err, BD_E_NONFINITE, "the statistics of %s are not finite", name);
+        for (int64_t k = 0; k < g->params[c->uses[i].param].rows; k++)
+            if (!(c->uses[i].rows[k] >= 0) || !isfinite(c->uses[i].rows[k]))
+                return BD_FAIL(err, BD_E_NONFINITE, "the gradient statistics of %s are not finite", name);
+    }
+    return BD_OK;
+}
+
+typedef struct batch {
+    int32_t *tokens, *targets; /* (windows * T) */
+    double *nll;
+    float *grads;
+} batch;
+
+static bd_status run_windows(bd_calibration *c, bd_exec *x, pass *p, batch *b, const bd_model *m, const bd_calib_opts *o,
+                             int64_t per, bd_err *err) {
+    int64_t T = o->window;
+    uint64_t have = (o->n - 1) / (uint64_t)T, want = o->max_tokens / (uint64_t)T;
     if (want < 1) want = 1;
     if (want > have) want = have;
     bd_sha256 hash;
@@ -91,131 +188,107 @@ bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, 
     for (uint64_t w = 0; w < want; w += (uint64_t)per) {
         int64_t n = 0;
         for (; n < per && w + (uint64_t)n < want; n++) {
-            uint64_t start = (w + (uint64_t)n) * have / want * (uint64_t)T;
-            for (int64_t t = 0; t < T; t++) tokens[n * T + t] = o->tokens[start + (uint64_t)t];
+            const uint16_t *from = o->tokens + (w + (uint64_t)n) * have / want * (uint64_t)T;
+            for (int64_t t = 0; t < T; t++) {
+                b->tokens[n * T + t] = from[t];
+                b->targets[n * T + t] = from[t + 1];
+            }
         }
-        bd_sha256_add(&hash, tokens, (size_t)(n * T) * sizeof *tokens);
-        BD_TRY_DONE(bd_exec_forward(x, m->params, tokens, NULL, n, T, NULL, err));
+        bd_sha256_add(&hash, b->tokens, (size_t)(n * T) * sizeof *b->tokens);
+        bd_sha256_add(&hash, b->targets, (size_t)(n * T) * sizeof *b->targets);
+        p->tokens = b->tokens;
+        BD_TRY(bd_exec_forward(x, m->params, b->tokens, b->targets, n, T, b->nll, err));
+        BD_TRY(bd_exec_backward(x, m->params, 1.0f, b->grads, err));
         bd_tick(o->progress, "calibration windows", (double)(w + (uint64_t)n), (double)want, "%s", "");
-        if (bd_stopped(o->progress)) {
-            st = BD_FAIL(err, BD_E_INTERRUPTED, "interrupted during calibration");
-            goto done;
-        }
+        if (bd_stopped(o->progress)) return BD_FAIL(err, BD_E_INTERRUPTED, "interrupted during calibration");
     }
     bd_sha256_end(&hash, c->tokens_hash);
     c->tokens = want * (uint64_t)T;
+    return check_finite(c, m->graph, err);
+}
+
+bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, const bd_calib_opts *o, bd_err *err) {
+    *out = NULL;
+    BD_TRY(check_stream(m, o, err));
+    int64_t T = o->window, per = CALL_ROWS / T > 0 ? CALL_ROWS / T : 1;
+    bd_calibration *c = calloc(1, sizeof *c);
+    bd_graph *g = NULL;
+    bd_exec *x = NULL;
+    pass p = {.c = c, .be = be};
+    batch b = {.tokens = bd_alloc_aligned((uint64_t)(per * T), sizeof *b.tokens),
+               .targets = bd_alloc_aligned((uint64_t)(per * T), sizeof *b.targets),
+               .nll = bd_alloc_aligned((uint64_t)(per * T), sizeof *b.nll)};
+    bd_status st = c && b.tokens && b.targets && b.nll ? bd_calibration_layout(c, m->graph, err)
+                                                       : BD_FAIL(err, BD_E_NOMEM, "out of memory for the calibration batch");
+    if (st) goto done;
+    BD_TRY_DONE(bd_graph_differentiate(&g, m->graph, err));
+    p.g = g;
+    BD_TRY_DONE(pass_init(&p, per * T, err));
+    BD_TRY_DONE(bd_exec_create(&x, g, be, per * T, T, err));
+    bd_exec_set_tap(x, collect, &p);
+    void *grads = NULL;
+    BD_TRY_DONE(be->vt->alloc(be, &grads, g->grad_floats * sizeof(float), err));
+    b.grads = grads;
+    st = run_windows(c, x, &p, &b, m, o, per, err);
 done:
+    if (b.grads) be->vt->release(be, b.grads);
     bd_exec_destroy(x);
-    free(tokens);
+    if (c) pass_free(&p);
+    bd_graph_destroy(g);
+    free(b.tokens);
+    free(b.targets);
+    free(b.nll);
     if (st) bd_calibration_destroy(c);
     else *out = c;
     return st;
 }
 
-void bd_calibration_destroy(bd_calibration *c) {
-    if (!c) return;
-    for (int i = 0; i < c->n_slots; i++) free(c->slots[i].h);
-    free(c->slots);
-    free(c->param_slot);
-    free(c);
+/* --- reading it --- */
+
+static double sum_rows(const bd_param_use *u, const bd_graph *g) {
+    double s = 0;
+    for (int64_t i = 0; i < g->params[u->param].rows; i++) s += u->rows[i];
+    return s;
 }
 
-double *bd_calibration_hessian(const bd_calibration *c, const bd_graph *g, int param) {
-    int first = c->param_slot[param];
-    if (first < 0) return NULL;
-    int64_t n = c->slots[first].n;
-    double *h = bd_alloc_aligned((uint64_t)n * (uint64_t)n, sizeof(double));
-    if (!h) return NULL;
-    for (int i = 0; i < g->n_forward; i++) {
-        const bd_node *nd = &g->nodes[i];
-        if (nd->op != BD_OP_linear || nd->in[1].kind != BD_OPD_PARAM || nd->in[1].id != param) continue;
-        const double *src = c->slots[slot_of_value(c, nd->in[0].id)].h;
-        for (int64_t k = 0; k < n * n; k++) h[k] += src[k];
+/* Sum of the gradients that weighted a moment. */
+static double moment_weight(const bd_calibration *c, const bd_graph *g, int moment) {
+    double s = 0;
+    for (int i = 0; i < c->n_uses; i++)
+        if (c->uses[i].moment == moment) s += sum_rows(&c->uses[i], g);
+    return s;
+}
+
+bd_status bd_calibration_metric(bd_metric *out, const bd_calibration *c, const bd_graph *g, int param, bd_err *err) {
+    *out = (bd_metric){NULL, NULL};
+    int64_t n = g->params[param].cols, rows = g->params[param].rows;
+    double total = 0;
+    for (int i = 0; i < c->n_uses; i++) {
+        const bd_param_use *u = &c->uses[i];
+        if (u->param != param) continue;
+        if (!out->h) {
+            out->h = bd_alloc_aligned((uint64_t)n * (uint64_t)n, sizeof(double));
+            out->rows = bd_alloc_aligned((uint64_t)rows, sizeof(double));
+            if (!out->h || !out->rows) {
+                bd_metric_free(out);
+                return BD_FAIL(err, BD_E_NOMEM, "out of memory for the Hessian of %s", g->params[param].name);
+            }
+        }
+        const bd_moment *m = &c->moments[u->moment];
+        double own = sum_rows(u, g), all = m->of_gradient ? own : moment_weight(c, g, u->moment), trace = 0;
+        double scale = all > 0 ? own / all / (double)c->tokens : 0;
+        for (int64_t k = 0; k < n * n; k++) out->h[k] += m->h[k] * scale;
+        for (int64_t k = 0; k < n; k++) trace += m->h[k * n + k] * scale;
+        if (own > 0)
+            for (int64_t k = 0; k < rows; k++) out->rows[k] += u->rows[k] / own * trace;
+        total += trace;
     }
-    return h;
-}
-
-/* --- keeping it --- */
-
-bd_status bd_calibration_save(const bd_calibration *c, const bd_model *m, const char *path, bd_err *err) {
-    bd_st_writer *w = NULL;
-    char key[65], tokens[65], count[32], name[32];
-    bd_sha256_hex(c->tokens_hash, tokens);
-    snprintf(count, sizeof count, "%llu", (unsigned long long)c->tokens);
-    bd_sha256_hex(m->model_hash, key);
-    BD_TRY(bd_st_create(&w, path, err));
-    bd_status st = BD_OK;
-    BD_TRY_DONE(bd_st_meta(w, "birdie_statistics", "1", err));
-    BD_TRY_DONE(bd_st_meta(w, "model_sha256", key, err));
-    BD_TRY_DONE(bd_st_meta(w, "tokens_sha256", tokens, err));
-    BD_TRY_DONE(bd_st_meta(w, "tokens", count, err));
-    for (int i = 0; i < c->n_slots; i++) {
-        int64_t dim[2] = {c->slots[i].n, c->slots[i].n};
-        snprintf(name, sizeof name, "hessian.%d", i);
-        BD_TRY_DONE(bd_st_tensor(w, name, BD_CK_F64, 2, dim, c->slots[i].h, err));
-    }
-    st = bd_st_finish(w, err);
-    w = NULL;
-done:
-    if (w) bd_st_abort(w);
-    return st;
-}
-
-static const char *meta(const bd_ckpt *f, const char *key) {
-    for (int i = 0; i < f->n_meta; i++)
-        if (!strcmp(f->meta_keys[i], key)) return f->meta_values[i];
-    return "";
-}
-
-static bd_status load_slots(bd_calibration *c, const bd_ckpt *f, bd_err *err) {
-    char name[32];
-    for (int i = 0; i < c->n_slots; i++) {
-        snprintf(name, sizeof name, "hessian.%d", i);
-        int t = bd_ckpt_find(f, name);
-        uint64_t bytes = 0;
-        const void *raw = t < 0 ? NULL : bd_ckpt_raw(f, t, &bytes);
-        uint64_t want = (uint64_t)c->slots[i].n * (uint64_t)c->slots[i].n * sizeof(double);
-        if (!raw || f->tensors[t].dtype != BD_CK_F64 || bytes != want)
-            return BD_FAIL(err, BD_E_SHAPE, "the statistics lack %s as %lld x %lld doubles", name,
-                           (long long)c->slots[i].n, (long long)c->slots[i].n);
-        memcpy(c->slots[i].h, raw, bytes);
-        for (int64_t k = 0; k < c->slots[i].n * c->slots[i].n; k++)
-            if (!isfinite(c->slots[i].h[k])) return BD_FAIL(err, BD_E_NONFINITE, "%s[%lld] is not finite", name, (long long)k);
-    }
+    for (int64_t k = 0; out->h && total > 0 && k < rows; k++) out->rows[k] /= total;
     return BD_OK;
 }
 
-bd_status bd_calibration_load(bd_calibration **out, const bd_model *m, const char *path, bd_err *err) {
-    *out = NULL;
-    bd_ckpt *f = NULL;
-    char key[65];
-    bd_calibration *c = calloc(1, sizeof *c);
-    bd_status st = c ? bd_ckpt_open(&f, path, err) : BD_FAIL(err, BD_E_NOMEM, "out of memory");
-    if (st) goto done;
-    bd_sha256_hex(m->model_hash, key);
-    if (strcmp(meta(f, "birdie_statistics"), "1") != 0) {
-        st = BD_FAIL(err, BD_E_MAGIC, "not a statistics file (its metadata lacks birdie_statistics)");
-        goto done;
-    }
-    if (strcmp(meta(f, "model_sha256"), key) != 0) {
-        st = BD_FAIL(err, BD_E_CHECKSUM, "the statistics belong to other weights; delete the file to collect them anew");
-        goto done;
-    }
-    c->tokens = strtoull(meta(f, "tokens"), NULL, 10);
-    const char *hex = meta(f, "tokens_sha256");
-    for (int i = 0; i < 32 && strlen(hex) == 64; i++) {
-        unsigned byte = 0;
-        if (sscanf(hex + 2 * i, "%2x", &byte) == 1) c->tokens_hash[i] = (uint8_t)byte;
-    }
-    BD_TRY_DONE(make_slots(c, m->graph, err));
-    BD_TRY_DONE(load_slots(c, f, err));
-done:
-    bd_ckpt_close(f);
-    if (st) {
-        bd_calibration_destroy(c);
-        bd_err_file(err, path);
-    } else {
-        *out = c;
-    }
-    return st;
+void bd_metric_free(bd_metric *m) {
+    free(m->h);
+    free(m->rows);
+    *m = (bd_metric){NULL, NULL};
 }

@@ -40,7 +40,7 @@ void bd_qtensor_free(bd_qtensor *q) {
 
 /* --- row --- */
 
-static double row_sd(const float *w, int64_t n) {
+double bd_row_deviation(const float *w, int64_t n) {
     double sum = 0, sq = 0;
     for (int64_t i = 0; i < n; i++) sum += (double)w[i];
     double mean = sum / (double)n;
@@ -48,14 +48,16 @@ static double row_sd(const float *w, int64_t n) {
     return n > 1 ? sqrt(sq / (double)(n - 1)) : fabs(mean);
 }
 
-static bd_status row_scale(uint16_t *out, const float *w, int64_t n, const bd_qsetting *s, int qmax, int64_t row,
-                           bd_err *err) {
-    double step = (double)s->k * row_sd(w, n) / qmax, top = 0;
-    for (int64_t i = 0; i < n; i++)
+static bd_status row_scale(uint16_t *out, const bd_qsource *src, const bd_qsetting *s, int qmax, int64_t row, bd_err *err) {
+    const float *w = src->w + row * src->cols;
+    double unit = src->unit ? src->unit[row] : bd_row_deviation(w, src->cols), step = (double)s->k * unit / qmax, top = 0;
+    for (int64_t i = 0; i < src->cols; i++)
         if (fabs((double)w[i]) > top) top = fabs((double)w[i]);
-    if (s->bits == 8 && step < top / qmax) step = top / qmax;
-    if (step > 65504.0)
-        return BD_FAIL(err, BD_E_RANGE, "row %lld needs a step of %g, beyond binary16", (long long)row, step);
+    if ((s->bits == 8 || src->unit || s->k == 0) && step < top / qmax) step = top / qmax;
+    if (top / qmax > 65504.0)
+        return BD_FAIL(err, BD_E_RANGE, "row %lld has a weight of %g, beyond %d times the largest binary16 scale", (long long)row,
+                       top, qmax);
+    if (step > 65504.0) step = 65504.0;
     *out = bd_f32_to_f16((float)step);
     /* The smallest non-zero scale stands in for one that would round to zero. */
     if (*out == 0 && top > 0) *out = 1;
@@ -68,63 +70,132 @@ static inline double code_of(double x, double inv, int qmax) {
     return q > qmax ? qmax : q < -qmax ? -qmax : q;
 }
 
+/* Rows are independent; several go together so that a block of A is read once. */
+enum { ROWS = 8, BLOCK = 32, TILE = 128 };
+
 typedef struct row_job {
     bd_qtensor *q;
     const bd_qsource *src;
     int qmax;
     double *lost;    /* (rows): per row, summed afterwards in order */
-    double *scratch; /* (workers, cols) */
+    double *scratch; /* (workers, ROWS, cols): carries */
 } row_job;
 
-/* One row: columns left to right; the error of each is carried to those behind it. */
-static void quantize_row(const row_job *j, int64_t r, double *carry) {
+/* Without a Hessian: round to nearest. */
+static void round_row(const row_job *j, int64_t r) {
+    const float *w = j->src->w + r * j->src->cols;
+    int8_t *codes = j->q->codes + r * j->src->cols;
+    double scale = (double)bd_f16_to_f32(j->q->scales[r]), inv = scale > 0 ? 1 / scale : 0, lost = 0;
+    for (int64_t i = 0; i < j->src->cols; i++) {
+        double c = code_of((double)w[i], inv, j->qmax), e = (double)w[i] - c * scale;
+        codes[i] = (int8_t)c;
+        lost += e * e;
+    }
+    j->lost[r] = lost;
+}
+
+/* carry[i] += sum over k < n of e[k] * a[k][i] for i in [from, to): increasing k,
+ * every product rounded, so the way it is cut into blocks and vectors shows nowhere. */
+static inline __attribute__((always_inline)) void spread_body(double *carry, const double *e, const double *a, int64_t stride,
+                                                              int64_t n, int64_t from, int64_t to) {
+    int64_t k = 0;
+    for (; k + 4 <= n; k += 4) {
+        const double *a0 = a + k * stride, *a1 = a0 + stride, *a2 = a1 + stride, *a3 = a2 + stride;
+        for (int64_t i = from; i < to; i++)
+            carry[i] = (((carry[i] + e[k] * a0[i]) + e[k + 1] * a1[i]) + e[k + 2] * a2[i]) + e[k + 3] * a3[i];
+    }
+    for (; k < n; k++)
+        for (int64_t i = from; i < to; i++) carry[i] += e[k] * a[k * stride + i];
+}
+
+typedef void spread_fn(double *carry, const double *e, const double *a, int64_t stride, int64_t n, int64_t from, int64_t to);
+
+static void spread(double *carry, const double *e, const double *a, int64_t stride, int64_t n, int64_t from, int64_t to) {
+    spread_body(carry, e, a, stride, n, from, to);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static void spread_avx2(double *carry, const double *e, const double *a, int64_t stride,
+                                                        int64_t n, int64_t from, int64_t to) {
+    spread_body(carry, e, a, stride, n, from, to);
+}
+#endif
+
+static spread_fn *choose_spread(void) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) return spread_avx2;
+#endif
+    return spread;
+}
+
+/* Columns [k0, k1) of one row; carry[i] = sum over done columns k of (w_k - q_k) A_ki,
+ * complete up to column k1 afterwards. e: the errors of these columns. */
+static void round_block(const row_job *j, int64_t r, int64_t k0, int64_t k1, double *carry, double *e) {
     const bd_qsource *src = j->src;
     const float *w = src->w + r * src->cols;
     int8_t *codes = j->q->codes + r * src->cols;
-    double scale = (double)bd_f16_to_f32(j->q->scales[r]), inv = scale > 0 ? 1 / scale : 0, lost = 0;
-    int64_t n = src->cols;
-    if (!src->ldl) {
-        for (int64_t i = 0; i < n; i++) {
-            double c = code_of((double)w[i], inv, j->qmax), e = (double)w[i] - c * scale;
-            codes[i] = (int8_t)c;
-            lost += e * e;
-        }
-    } else {
-        /* carry[i] = sum over done columns k of (w_k - q_k) A_ki */
-        memset(carry, 0, (size_t)n * sizeof *carry);
-        for (int64_t k = 0; k < n; k++) {
-            const double *a = src->ldl + k * n;
-            double wk = src->dead[k] ? 0 : (double)w[k], target = wk + carry[k];
-            double c = code_of(target, inv, j->qmax), e = wk - c * scale, u = target - c * scale;
-            codes[k] = (int8_t)c;
-            lost += a[k] * u * u;
-            for (int64_t i = k + 1; i < n; i++) carry[i] += e * a[i];
-        }
+    double scale = (double)bd_f16_to_f32(j->q->scales[r]), inv = scale > 0 ? 1 / scale : 0, lost = j->lost[r];
+    for (int64_t k = k0; k < k1; k++) {
+        const double *a = src->ldl + k * src->cols;
+        int64_t col = src->order ? src->order[k] : k;
+        double wk = src->dead[col] ? 0 : (double)w[col], target = wk + carry[k];
+        double c = code_of(target, inv, j->qmax), u = target - c * scale;
+        e[k - k0] = wk - c * scale;
+        codes[col] = (int8_t)c;
+        lost += a[k] * u * u;
+        for (int64_t i = k + 1; i < k1; i++) carry[i] += e[k - k0] * a[i];
     }
     j->lost[r] = lost;
 }
 
 static void quantize_rows(void *arg, int64_t begin, int64_t end, int worker) {
     const row_job *j = arg;
-    for (int64_t r = begin; r < end; r++) quantize_row(j, r, j->scratch + (int64_t)worker * j->src->cols);
+    int64_t n = j->src->cols;
+    double *carry = j->scratch + (int64_t)worker * ROWS * n, e[ROWS][BLOCK];
+    spread_fn *add = choose_spread();
+    for (int64_t r0 = begin; r0 < end; r0 += ROWS) {
+        int64_t rows = end - r0 < ROWS ? end - r0 : ROWS;
+        if (!j->src->ldl) {
+            for (int64_t r = 0; r < rows; r++) round_row(j, r0 + r);
+            continue;
+        }
+        memset(carry, 0, (size_t)(ROWS * n) * sizeof *carry);
+        for (int64_t r = 0; r < rows; r++) j->lost[r0 + r] = 0;
+        for (int64_t k0 = 0; k0 < n; k0 += BLOCK) {
+            int64_t k1 = k0 + BLOCK < n ? k0 + BLOCK : n;
+            for (int64_t r = 0; r < rows; r++) round_block(j, r0 + r, k0, k1, carry + r * n, e[r]);
+            for (int64_t i = k1; i < n; i += TILE)
+                for (int64_t r = 0; r < rows; r++)
+                    add(carry + r * n, e[r], j->src->ldl + k0 * n, n, k1 - k0, i, i + TILE < n ? i + TILE : n);
+        }
+    }
+}
+
+static void drop_zero_rows(bd_qtensor *q, int64_t rows, int64_t cols) {
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t i = 0;
+        while (i < cols && !q->codes[r * cols + i]) i++;
+        if (i == cols) q->scales[r] = 0;
+    }
 }
 
 static bd_status quantize_by_row(bd_qtensor *q, const bd_qsource *src, const bd_qsetting *s, bd_pool *pool,
                                  double *lost, bd_err *err) {
     row_job j = {.q = q, .src = src, .qmax = (1 << (s->bits - 1)) - 1};
     for (int64_t r = 0; r < src->rows; r++)
-        BD_TRY(row_scale(&q->scales[r], src->w + r * src->cols, src->cols, s, j.qmax, r, err));
+        BD_TRY(row_scale(&q->scales[r], src, s, j.qmax, r, err));
     j.lost = malloc((size_t)src->rows * sizeof(double));
-    j.scratch = malloc((size_t)bd_pool_threads(pool) * (size_t)src->cols * sizeof(double));
+    j.scratch = malloc((size_t)bd_pool_threads(pool) * ROWS * (size_t)src->cols * sizeof(double));
     if (!j.lost || !j.scratch) {
         free(j.lost);
         free(j.scratch);
         return BD_FAIL(err, BD_E_NOMEM, "out of memory quantizing");
     }
-    bd_pool_for(pool, src->rows, 4, quantize_rows, &j);
+    bd_pool_for(pool, src->rows, ROWS, quantize_rows, &j);
     for (int64_t r = 0; r < src->rows; r++) *lost += j.lost[r];
     free(j.lost);
     free(j.scratch);
+    drop_zero_rows(q, src->rows, src->cols);
     return BD_OK;
 }
 
@@ -140,7 +211,8 @@ double bd_qsource_signal(const bd_qsource *src) {
         memset(sum, 0, (size_t)src->cols * sizeof *sum);
         for (int64_t k = 0; k < src->cols; k++) {
             const double *a = src->ldl + k * src->cols;
-            double wk = src->dead[k] ? 0 : (double)w[k], s = wk + sum[k];
+            int64_t col = src->order ? src->order[k] : k;
+            double wk = src->dead[col] ? 0 : (double)w[col], s = wk + sum[k];
             signal += a[k] * s * s;
             for (int64_t i = k + 1; i < src->cols; i++) sum[i] += wk * a[i];
         }

@@ -8,9 +8,8 @@
 #include "base/file.h"
 #include "base/nearest.h"
 
-/* The embedding doubles as the head and loses most per step, so it gets finer
- * ones: docs/QUALITY.md has the sweep. */
-static const bd_step_rule default_steps[] = {{"tok_emb.*", 0.5}, {"lm_head.*", 0.5}, {"*", 1.0}};
+/* Numbers here come from the sweeps in docs/QUALITY.md. */
+static const bd_step_rule default_steps[] = {{"*", 1.0}};
 enum { N_DEFAULT_STEPS = sizeof default_steps / sizeof default_steps[0] };
 
 static const struct {
@@ -18,8 +17,9 @@ static const struct {
     bd_qmethod matrix;
     int bits_min, bits_max;
 } builtins[] = {
-    {"gptq", BD_Q_ROW, 5, 8}, {"int8", BD_Q_ROW, 8, 8}, {"int7", BD_Q_ROW, 7, 7},
-    {"int6", BD_Q_ROW, 6, 6}, {"int5", BD_Q_ROW, 5, 5}, {"ternary", BD_Q_TERNARY, 5, 8},
+    {"gptq", BD_Q_ROW, 5, 8}, /* the default: steps by what the loss feels */
+    {"int8", BD_Q_ROW, 8, 8}, /* the field's pipeline: SDClip, one k for all matrices */
+    {"int7", BD_Q_ROW, 7, 7}, {"int6", BD_Q_ROW, 6, 6}, {"int5", BD_Q_ROW, 5, 5}, {"ternary", BD_Q_TERNARY, 5, 8},
 };
 enum { N_BUILTINS = sizeof builtins / sizeof builtins[0] };
 
@@ -38,8 +38,12 @@ static bd_compile_recipe *new_recipe(int builtin) {
                              .bits_min = builtins[builtin].bits_min,
                              .bits_max = builtins[builtin].bits_max,
                              .group = 128,
-                             .damp = 0.01,
+                             .damp = builtin == 0 ? 0.03 : 0.01,
                              .feedback = true,
+                             .act_order = true,
+                             .tensors_by_loss = builtin == 0,
+                             .rows_by_loss = builtin == 0,
+                             .rho = 0.1,
                              .calib_tokens = 65536,
                              .small = BD_Q_F16,
                              .steps = steps,
@@ -81,8 +85,18 @@ static bd_status read_method(const json_t *v, const char *key, const char *a, bd
     return BD_OK;
 }
 
+/* One of two words. */
+static bd_status read_choice(const json_t *v, const char *key, const char *no, const char *yes, bool *out, bd_err *err) {
+    const char *s = json_string_value(v);
+    if (!s || (strcmp(s, no) != 0 && strcmp(s, yes) != 0))
+        return BD_FAIL(err, BD_E_FIELD, "%s must be \"%s\" or \"%s\"", key, no, yes);
+    *out = !strcmp(s, yes);
+    return BD_OK;
+}
+
 static bd_status read_recipe(bd_compile_recipe *r, const json_t *root, bd_err *err) {
-    static const char *const keys[] = {"matrix", "bits", "group", "damp", "feedback", "calib_tokens", "small", "steps"};
+    static const char *const keys[] = {"matrix", "bits", "group", "damp", "feedback", "order", "tensors", "rows", "rho",
+                                       "calib_tokens", "small", "steps"};
     enum { N_KEYS = sizeof keys / sizeof keys[0] };
     if (!json_is_object(root)) return BD_FAIL(err, BD_E_FIELD, "a compile recipe is a JSON object");
     const char *key;
@@ -110,6 +124,14 @@ static bd_status read_recipe(bd_compile_recipe *r, const json_t *root, bd_err *e
         } else if (!strcmp(key, "feedback")) {
             if (!json_is_boolean(v)) return BD_FAIL(err, BD_E_FIELD, "feedback must be true or false");
             r->feedback = json_is_true(v);
+        } else if (!strcmp(key, "order")) {
+            BD_TRY(read_choice(v, key, "natural", "activation", &r->act_order, err));
+        } else if (!strcmp(key, "tensors")) {
+            BD_TRY(read_choice(v, key, "equal", "loss", &r->tensors_by_loss, err));
+        } else if (!strcmp(key, "rows")) {
+            BD_TRY(read_choice(v, key, "deviation", "loss", &r->rows_by_loss, err));
+        } else if (!strcmp(key, "rho")) {
+            BD_TRY(read_number(v, key, 1e-6, 1e6, &r->rho, err));
         } else if (!strcmp(key, "steps")) {
             BD_TRY(read_steps(r, v, err));
         } else {

@@ -20,6 +20,10 @@ typedef struct bd_compile_recipe {
     uint32_t group;           /* ternary */
     double damp;              /* share of the mean diagonal added to H */
     bool feedback;            /* GPTQ error feedback; false: round to nearest */
+    bool act_order;           /* feedback takes columns by falling diagonal of H */
+    bool tensors_by_loss;     /* each matrix's step by what the loss feels of it; false: all the same in deviations */
+    bool rows_by_loss;        /* likewise the rows of a matrix; false: by their deviations (SDClip) */
+    double rho;               /* share of the mean row sensitivity added to every row's */
     uint64_t calib_tokens;
     bd_qmethod small;         /* BD_Q_F16, or BD_Q_ROW (8 bits) for everything that is not a matrix */
     bd_step_rule *steps;      /* first match wins; none: 1 */

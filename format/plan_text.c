@@ -24,6 +24,10 @@ bd_status bd_plan_print(const bd_plan *p, bd_buf *out, bd_err *err) {
     bd_buf_printf(out, "birdie-plan 1\nbudget %" PRIu64 "\n", p->budget);
     if (p->codecs[0]) bd_buf_printf(out, "codecs %s\n", p->codecs);
     if (p->calib_tokens) bd_buf_printf(out, "calibration %" PRIu64 " %s\n", p->calib_tokens, p->calib_sha256);
+    const bd_plan_rounding *r = &p->rounding;
+    if (r->given)
+        bd_buf_printf(out, "rounding feedback=%s order=%s damp=%.9g rows=%s rho=%.9g\n", r->feedback ? "yes" : "no",
+                      r->act_order ? "activation" : "natural", r->damp, r->rows_by_loss ? "loss" : "deviation", r->rho);
     for (int i = 0; i < p->n_tensors; i++) {
         const bd_plan_tensor *t = &p->tensors[i];
         bd_buf_printf(out, "tensor %s %s %s", t->name, t->group, bd_qmethod_name(t->method));
@@ -84,16 +88,47 @@ static bd_status parse_real(const line *l, const char *s, double *out, bd_err *e
     return BD_OK;
 }
 
+/* One of two words. */
+static bd_status parse_choice(const line *l, const char *s, const char *no, const char *yes, bool *out, bd_err *err) {
+    *out = !strcmp(s, yes);
+    if (!*out && strcmp(s, no) != 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "\"%s\" is not a choice here", s);
+    return BD_OK;
+}
+
+/* "key=value" in place: the key ends where the value begins. */
+static bd_status cut_pair(const line *l, char *word, const char **value, bd_err *err) {
+    char *eq = strchr(word, '=');
+    if (!eq) return LINE_FAIL(err, BD_E_SYNTAX, l, "expected key=value, found \"%s\"", word);
+    *eq = 0;
+    *value = eq + 1;
+    return BD_OK;
+}
+
+static bd_status parse_rounding(bd_plan_rounding *r, const line *l, bd_err *err) {
+    *r = (bd_plan_rounding){.given = true, .feedback = true, .damp = 0.01, .rho = 0.1};
+    for (int i = 1; i < l->n; i++) {
+        const char *key = l->word[i], *value = "";
+        BD_TRY(cut_pair(l, l->word[i], &value, err));
+        if (!strcmp(key, "feedback")) BD_TRY(parse_choice(l, value, "no", "yes", &r->feedback, err));
+        else if (!strcmp(key, "order")) BD_TRY(parse_choice(l, value, "natural", "activation", &r->act_order, err));
+        else if (!strcmp(key, "rows")) BD_TRY(parse_choice(l, value, "deviation", "loss", &r->rows_by_loss, err));
+        else if (!strcmp(key, "damp")) BD_TRY(parse_real(l, value, &r->damp, err));
+        else if (!strcmp(key, "rho")) BD_TRY(parse_real(l, value, &r->rho, err));
+        else return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown key \"%s\" for rounding", key);
+    }
+    if (r->damp < 1e-9 || r->damp > 10) return LINE_FAIL(err, BD_E_RANGE, l, "damp must be from 1e-9 to 10%s", "");
+    if (r->rho < 1e-6 || r->rho > 1e6) return LINE_FAIL(err, BD_E_RANGE, l, "rho must be from 1e-6 to 1e6%s", "");
+    return BD_OK;
+}
+
 static bd_status parse_tensor(bd_plan_tensor *t, const line *l, bd_err *err) {
     if (l->n < 4) return LINE_FAIL(err, BD_E_SYNTAX, l, "expected: tensor NAME GROUP METHOD key=value...%s", "");
     int method = bd_qmethod_find(l->word[3]);
     if (method < 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown method \"%s\" (f16, row, ternary, f32)", l->word[3]);
     *t = (bd_plan_tensor){.name = l->word[1], .group = l->word[2], .method = (bd_qmethod)method, .bits = 6, .qgroup = 128, .lost = -1, .line = l->number};
     for (int i = 4; i < l->n; i++) {
-        char *eq = strchr(l->word[i], '=');
-        if (!eq) return LINE_FAIL(err, BD_E_SYNTAX, l, "expected key=value, found \"%s\"", l->word[i]);
-        *eq = 0;
-        const char *key = l->word[i], *value = eq + 1;
+        const char *key = l->word[i], *value = "";
+        BD_TRY(cut_pair(l, l->word[i], &value, err));
         uint64_t u = 0;
         double d = 0;
         if (!strcmp(key, "bits") && t->method == BD_Q_ROW) {
@@ -117,11 +152,13 @@ static bd_status parse_tensor(bd_plan_tensor *t, const line *l, bd_err *err) {
     return BD_OK;
 }
 
-static bd_status parse_group(bd_plan_group *g, const line *l, bd_err *err) {
+static bd_status parse_group(const bd_plan *p, bd_plan_group *g, const line *l, bd_err *err) {
     if (l->n != 4 || strncmp(l->word[3], "bytes=", 6) != 0)
         return LINE_FAIL(err, BD_E_SYNTAX, l, "expected: group NAME CODEC bytes=N%s", "");
     int codec = bd_codec_find(l->word[2]);
     if (codec < 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown codec \"%s\"", l->word[2]);
+    for (const bd_plan_group *o = p->groups; o < g; o++)
+        if (!strcmp(o->name, l->word[1])) return LINE_FAIL(err, BD_E_SYNTAX, l, "a second line for group %s", l->word[1]);
     g->name = l->word[1];
     g->line = l->number;
     g->codec = (bd_codec)codec;
@@ -131,7 +168,8 @@ static bd_status parse_group(bd_plan_group *g, const line *l, bd_err *err) {
 static bd_status parse_line(bd_plan *p, line *l, bd_err *err) {
     const char *kind = l->word[0];
     if (!strcmp(kind, "tensor")) return parse_tensor(&p->tensors[p->n_tensors++], l, err);
-    if (!strcmp(kind, "group")) return parse_group(&p->groups[p->n_groups++], l, err);
+    if (!strcmp(kind, "group")) return parse_group(p, &p->groups[p->n_groups++], l, err);
+    if (!strcmp(kind, "rounding")) return parse_rounding(&p->rounding, l, err);
     if (!strcmp(kind, "budget") && l->n == 2) return parse_u64(l, l->word[1], &p->budget, err);
     if (!strcmp(kind, "calibration") && l->n == 3 && strlen(l->word[2]) == 64) {
         memcpy(p->calib_sha256, l->word[2], 65);
@@ -172,9 +210,9 @@ bd_status bd_plan_parse(bd_plan **out, const char *text, uint64_t size, bd_err *
     if (size > MAX_TEXT) return BD_FAIL(err, BD_E_LIMIT, "a plan is at most 1 MiB");
     int lines = 1;
     for (uint64_t i = 0; i < size; i++) {
-        if ((unsigned char)text[i] < 32 && text[i] != '\n')
-            return BD_FAIL_AT(err, BD_E_SYNTAX, i, "byte %d in a plan", text[i]);
-        lines += text[i] == '\n';
+        unsigned char b = (unsigned char)text[i];
+        if ((b < 32 || b > 126) && b != '\n') return BD_FAIL_AT(err, BD_E_SYNTAX, i, "plan line %d: byte %d is not text", lines, b);
+        lines += b == '\n';
     }
     if (lines > MAX_LINES) return BD_FAIL(err, BD_E_LIMIT, "a plan has at most 65,536 lines");
     bd_arena *arena = bd_arena_create(1 << 26);

@@ -106,8 +106,8 @@ done:
     return st;
 }
 
-/* Every parameter exactly once, with its shape. */
-static bd_status load_groups(const bd_graph *g, const bd_artifact *a, float *params, uint8_t *seen, bd_err *err) {
+/* Every parameter exactly once, with its shape: asked before memory is taken for what the graph declares. */
+static bd_status check_groups(const bd_graph *g, const bd_artifact *a, uint8_t *seen, bd_err *err) {
     for (uint32_t i = 0; i < a->n_groups; i++) {
         const bd_qgroup *q = &a->groups[i];
         for (uint32_t k = 0; k < q->n_tensors; k++) {
@@ -124,7 +124,6 @@ static bd_status load_groups(const bd_graph *g, const bd_artifact *a, float *par
                                " x %" PRId64,
                                q->name, p->name, t->rows, t->cols, p->rows, p->cols);
             seen[t->param] = 1;
-            bd_qtensor_dequant(t, params + p->offset);
         }
     }
     int missing = 0, first = -1;
@@ -159,13 +158,16 @@ bd_status bd_model_from_artifact(bd_model **out, const bd_artifact *a, const bd_
                      a->vocab);
         goto done;
     }
-    BD_TRY_DONE(alloc_params(&params, g, opts, err));
     seen = calloc((size_t)g->n_params + 1, 1);
     if (!seen) {
         st = BD_FAIL(err, BD_E_NOMEM, "out of memory");
         goto done;
     }
-    BD_TRY_DONE(load_groups(g, a, params, seen, err));
+    BD_TRY_DONE(check_groups(g, a, seen, err));
+    BD_TRY_DONE(alloc_params(&params, g, opts, err));
+    for (uint32_t i = 0; i < a->n_groups; i++)
+        for (uint32_t k = 0; k < a->groups[i].n_tensors; k++)
+            bd_qtensor_dequant(&a->groups[i].tensors[k], params + g->params[a->groups[i].tensors[k].param].offset);
     free(seen);
     char name[64];
     snprintf(name, sizeof name, "%s", g->name && *g->name ? g->name : "artifact");

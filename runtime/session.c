@@ -100,9 +100,9 @@ bd_status bd_session_plan_bytes(uint64_t *bytes, const bd_model *m, int64_t max_
     if (!learn) return BD_OK;
     bd_graph *d = NULL;
     BD_TRY(bd_graph_differentiate(&d, m->graph, err));
-    /* weights, gradient, momentum; eight shards per use in the gradient sum */
+    /* weights, gradient, momentum; eight shards and their sum per use, and 1 MiB, in the gradient sum */
     *bytes += bd_exec_plan_bytes(d, bd_session_learn_rows(max_len), max_len) + 3 * d->param_floats * sizeof(float) +
-              8 * d->grad_floats * sizeof(float);
+              9 * d->grad_floats * sizeof(float) + (1u << 20);
     bd_graph_destroy(d);
     return BD_OK;
 }

@@ -11,12 +11,12 @@ enum { BD_RULES_MAX_REQUIRED = 32 };
 
 typedef struct bd_rules {
     char name[64];
-    uint64_t size_cap;          /* bytes of the artifact file */
-    double eval_s;              /* 0: times are reported only */
-    int processors;             /* the hardware that eval_s is about; 0: none named */
+    uint64_t size_cap;                          /* bytes of the artifact file */
+    double eval_s;                              /* 0: times are reported only */
+    int processors;                             /* the hardware that eval_s is about; 0: none named */
     uint64_t canonical_tokens, canonical_bytes; /* of the whole evaluation; 0: none */
-    double tolerance;           /* relative, for the canonical counts */
-    char required[BD_RULES_MAX_REQUIRED][16]; /* checks that must have been done */
+    double tolerance;                           /* relative, for the canonical counts */
+    char required[BD_RULES_MAX_REQUIRED][16];   /* checks that must have been done */
     int n_required;
 } bd_rules;
 

@@ -9,8 +9,8 @@ const char *bd_outcome_name(bd_outcome o) {
     return names[o];
 }
 
-void bd_verdict_add(bd_verdict *v, const char *id, bd_outcome o, const char *value, const char *limit, const char *fmt,
-                    ...) {
+void bd_verdict_add(bd_verdict *v, const char *id, bd_outcome o, const char *value, const char *limit,
+                    const char *fmt, ...) {
     BD_ASSERT(v->n < BD_MAX_CHECKS);
     bd_check *c = &v->checks[v->n++];
     c->outcome = o;

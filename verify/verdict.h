@@ -25,8 +25,8 @@ typedef struct bd_verdict {
 } bd_verdict;
 
 /* Append a check; value and limit may be NULL. */
-void bd_verdict_add(bd_verdict *v, const char *id, bd_outcome o, const char *value, const char *limit, const char *fmt,
-                    ...) __attribute__((format(printf, 6, 7)));
+void bd_verdict_add(bd_verdict *v, const char *id, bd_outcome o, const char *value, const char *limit,
+                    const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 bd_outcome bd_verdict_overall(const bd_verdict *v, const bd_rules *r);
 
 #endif

@@ -97,7 +97,8 @@ static void make_corpus(void) {
             size_t start = b.size;
             for (int s = 0; s < 1 + (int)(test_rand(&seed) % 4); s++)
                 bd_buf_printf(&b, "%s", syllables[test_rand(&seed) % 10]);
-            if (test_rand(&seed) % 6 == 0 && b.data[start] >= 'a') b.data[start] &= b.data[start] < 0x80 ? 0xdf : 0xff;
+            if (test_rand(&seed) % 6 == 0 && b.data[start] >= 'a')
+                b.data[start] &= b.data[start] < 0x80 ? 0xdf : 0xff;
         }
     }
     bd_err err = {0};
@@ -194,7 +195,8 @@ TEST(training_repeats_on_any_thread_count) {
     CHECK_EQ_U64(number(NULL, "documents"), 60);
     CHECK(number("val", "documents") > 0 && number("val", "documents") < 15);
     TOKENIZES("--train-tokenizer 400 --threads 3 --out $T/b $T/corpus.txt");
-    static const char *const names[] = {"tokenizer.model", "data_train_000000.bin", "data_val_000000.bin", "data_val.txt"};
+    static const char *const names[] = {"tokenizer.model", "data_train_000000.bin", "data_val_000000.bin",
+                                        "data_val.txt"};
     for (int i = 0; i < 4; i++) {
         char a[64], b[64];
         snprintf(a, sizeof a, "a/%s", names[i]);
@@ -247,7 +249,9 @@ TEST(shards_split_and_old_ones_go) {
     NEEDS_SENTENCEPIECE();
     make_corpus();
     TOKENIZES("--train-tokenizer 400 --caseops --val-docs 9 --out $T/whole $T/corpus.txt");
-    TOKENIZES("--tokenizer $T/whole/tokenizer.model --caseops --val-docs 9 --shard-tokens 777 --out $T/cut $T/corpus.txt");
+    TOKENIZES(
+        "--tokenizer $T/whole/tokenizer.model --caseops --val-docs 9 --shard-tokens 777 --out $T/cut "
+        "$T/corpus.txt");
     static const char *const kinds[] = {"val", "train", "val_bytes"};
     for (int k = 0; k < 3; k++) {
         char name[64];
@@ -299,7 +303,7 @@ TEST(wrong_use_and_wrong_files) {
         {"--train-tokenizer 400 --out $T/x --split line $T/corpus.txt", "--split", 2},
         {"--train-tokenizer 400 --out $T/x --val-docs 60 $T/corpus.txt", "validation", 2},
         {"--train-tokenizer 400 --out $T/x $T/nothing.txt", "nothing.txt", 2},
-        {"--train-tokenizer 400 --out $T/x $T/bad.txt", "line 3", 2},
+        {"--train-tokenizer 400 --out $T/x $T/bad.txt", "line 4", 2},
         {"--train-tokenizer 400 --out $T/x $T/bad.txt", "at byte 15", 2},
         {"--train-tokenizer 400 --out $T/x $T/bad.jsonl", "line 2", 2},
         {"--train-tokenizer 400 --out $T/x $T/syntax.jsonl", "line 3", 2},
@@ -310,7 +314,8 @@ TEST(wrong_use_and_wrong_files) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int rc = tokenize("%s", cases[i].args);
         CHECK_MSG(rc == cases[i].rc, "%s: exit %d: %s", cases[i].args, rc, err_text);
-        CHECK_MSG(strstr(err_text, cases[i].says), "%s: \"%s\" lacks \"%s\"", cases[i].args, err_text, cases[i].says);
+        CHECK_MSG(strstr(err_text, cases[i].says), "%s: \"%s\" lacks \"%s\"", cases[i].args, err_text,
+                  cases[i].says);
     }
     CHECK(!exists("x/tokenizer.model") && !exists("x/data_train_000000.bin"));
     CHECK(tokenize("--train-tokenizer 400 --out $T/x $T/bad.txt --json") == 2);
@@ -355,7 +360,8 @@ TEST(documents_of_text) {
 }
 
 TEST(documents_of_json_lines) {
-    static const char text[] = "{\"id\": 1, \"text\": \"a\\n\\nb\"}\n\n{\"text\": \"\"}\n{\"text\": \"\\u00e9\\u0000\"}";
+    static const char text[] =
+        "{\"id\": 1, \"text\": \"a\\n\\nb\"}\n\n{\"text\": \"\"}\n{\"text\": \"\\u00e9\\u0000\"}";
     bd_documents *d;
     bd_document doc;
     bool more;

@@ -352,15 +352,10 @@ TEST(limits) {
     CHECK(s != NULL);
     const struct {
         const char *open, *close;
-    } nest[] = {{"a = ", "1"},   {"(", ""},
-                {"-", ""},       {"not ", ""},
-                {"if 1 { ", ""}, {"for i in 0..1 { ", ""},
-                {"[", ""},       {"1+", "1"},
-                {"sqrt(", ""},   {"if 0 { } else ", ""},
-                {"x[", ""},      {"x[0]", ""},
-                {"a,", ""},      {"block a(x) {", ""},
-                {"1 and ", "1"}};
-    for (size_t k = 1; k < sizeof nest / sizeof *nest; k++) {
+    } nest[] = {{"(", ""},    {"-", ""},   {"not ", ""},         {"if 1 { ", ""},        {"for i in 0..1 { ", ""},
+                {"[", ""},    {"1+", "1"}, {"sqrt(", ""},        {"if 0 { } else ", ""}, {"x[", ""},
+                {"x[0]", ""}, {"a,", ""},  {"block a(x) {", ""}, {"1 and ", "1"}};
+    for (size_t k = 0; k < sizeof nest / sizeof *nest; k++) {
         strcpy(s, "model m()\na = ");
         if (nest[k].open[0] == 'i' || nest[k].open[0] == 'f' || nest[k].open[0] == 'b') strcpy(s, "model m()\n");
         size_t len = strlen(s), step = strlen(nest[k].open);
