@@ -62,7 +62,8 @@ static bd_status refuse_overlap(const bd_shards *calib, const bd_shards *claim, 
     for (int i = 0; i < calib->n; i++)
         for (int k = 0; k < claim->n; k++)
             if (!memcmp(calib->shards[i].sha256, claim->shards[k].sha256, 32))
-                return BD_FAIL(err, BD_E_REFUSED, "%s is given both to --calib and to --claim: never calibrate on what is scored",
+                return BD_FAIL(err, BD_E_REFUSED,
+                               "%s is given both to --calib and to --claim: never calibrate on what is scored",
                                calib->shards[i].path);
     return BD_OK;
 }
@@ -71,7 +72,8 @@ static bd_status calibrate(bd_calibration **c, const compile_args *a, const bd_m
                            const bd_shards *calib, const bd_compile_recipe *r, const bd_protocol *proto,
                            const bd_progress *p, bd_err *err) {
     if (file_exists(a->stats)) return bd_calibration_load(c, m, a->stats, err);
-    if (!calib->n) return BD_FAIL(err, BD_E_USAGE, "give training shards with --calib (or collected ones with --stats)");
+    if (!calib->n)
+        return BD_FAIL(err, BD_E_USAGE, "give training shards with --calib (or collected ones with --stats)");
     bd_calib_opts o = {calib->tokens, calib->total, (int64_t)proto->window, r->calib_tokens, p};
     BD_TRY(bd_calibrate(c, m, be, &o, err));
     return a->stats ? bd_calibration_save(*c, m, a->stats, err) : BD_OK;
@@ -123,7 +125,8 @@ static json_t *groups_json(const bd_plan *p) {
             json_object_set_new(params, "bits", json_integer(first->bits));
             json_object_set_new(params, "k", bd_cli_real((double)first->k));
         }
-        if (first && first->method == BD_Q_TERNARY) json_object_set_new(params, "group", json_integer(first->qgroup));
+        if (first && first->method == BD_Q_TERNARY)
+            json_object_set_new(params, "group", json_integer(first->qgroup));
         json_object_set_new(params, "codec", json_string(bd_codec_name(p->groups[g].codec)));
         json_object_set_new(params, "tensors", json_integer(tensors));
         json_object_set_new(o, "params", params);
@@ -167,30 +170,32 @@ static int print_report(const compile_report *r, const compile_args *a) {
         json_object_set_new(o, "measured", t);
         return bd_cli_print_json(o);
     }
-    printf("artifact   %s: %" PRIu64 " bytes of %" PRId64 " (%.2f%% filled", a->out, r->res.artifact_bytes, a->budget,
-           100.0 * (double)r->res.artifact_bytes / (double)a->budget);
+    printf("artifact   %s: %" PRIu64 " bytes of %" PRId64 " (%.2f%% filled", a->out, r->res.artifact_bytes,
+           a->budget, 100.0 * (double)r->res.artifact_bytes / (double)a->budget);
     printf("%s)\n", r->res.limit == BD_LIMIT_FINEST ? ", limit: finest" : "");
     printf("sha256     %s\n", hex);
     for (int g = 0; g < r->res.plan->n_groups; g++)
         printf("%s %-14s %10" PRIu64 " bytes  %s\n", g ? "          " : "groups    ", r->res.plan->groups[g].name,
                r->res.plan->groups[g].bytes, bd_codec_name(r->res.plan->groups[g].codec));
     if (r->claim.present)
-        printf("claim      val_bpb %.6f on %" PRIu64 " tokens, nll_q32 %" PRId64 "\n", r->score.val_bpb, r->claim.tokens,
-               r->claim.nll_q32);
+        printf("claim      val_bpb %.6f on %" PRIu64 " tokens, nll_q32 %" PRId64 "\n", r->score.val_bpb,
+               r->claim.tokens, r->claim.nll_q32);
     printf("time       calibrate %.1f s, solve %.1f s (%d files built), claim %.1f s\n", r->seconds_calibrate,
            r->seconds_solve, r->res.tries, r->seconds_claim);
     return 0;
 }
 
-static int print_dry_run(const compile_args *a, const bd_model *m, const bd_compile_recipe *r, const bd_protocol *p) {
-    double flops = bd_graph_flops(m->graph, p->window) * (double)r->calib_tokens;
+static int print_dry_run(const compile_args *a, const bd_model *m, const bd_compile_recipe *r,
+                         const bd_protocol *p) {
+    double flops = 3 * bd_graph_flops(m->graph, p->window) * (double)r->calib_tokens; /* forward and backward */
     double seconds = flops / (0.5e9 * bd_peak_gflops((int)a->common.threads));
     uint64_t bytes = m->graph->param_count * 13; /* weights, codes, and doubles of one factorization at a time */
     if (a->common.json) {
         json_t *o = json_object();
         json_object_set_new(o, "dry_run", json_true());
         json_object_set_new(o, "parameters", bd_cli_u64(m->graph->param_count));
-        json_object_set_new(o, "bits_per_weight", bd_cli_real(8.0 * (double)a->budget / (double)m->graph->param_count));
+        json_object_set_new(o, "bits_per_weight",
+                            bd_cli_real(8.0 * (double)a->budget / (double)m->graph->param_count));
         json_object_set_new(o, "flops", bd_cli_real(flops));
         json_object_set_new(o, "memory_bytes", bd_cli_u64(bytes));
         json_object_set_new(o, "seconds", bd_cli_real(seconds));
@@ -207,7 +212,8 @@ static int print_dry_run(const compile_args *a, const bd_model *m, const bd_comp
 static bd_status check_args(const compile_args *a, bd_err *err) {
     if (a->budget <= 0) return BD_FAIL(err, BD_E_USAGE, "give the size allowed with --budget BYTES");
     if (!a->out && !a->common.dry_run) return BD_FAIL(err, BD_E_USAGE, "give the file to write with --out");
-    if (a->max_tokens && !a->claim.n) return BD_FAIL(err, BD_E_USAGE, "--max-tokens cuts the claim; give its shards with --claim");
+    if (a->max_tokens && !a->claim.n)
+        return BD_FAIL(err, BD_E_USAGE, "--max-tokens cuts the claim; give its shards with --claim");
     if (a->claim.n > BD_CLAIM_MAX_SHARDS)
         return BD_FAIL(err, BD_E_USAGE, "a claim names at most %d shards", BD_CLAIM_MAX_SHARDS);
     return BD_OK;
@@ -243,7 +249,8 @@ static bd_status open_inputs(compile_run *c, const compile_args *a, const char *
         BD_TRY(bd_shards_open(&c->calib, (const char *const *)c->calib_paths, (int)c->n_calib, err));
     }
     if (a->claim.n) {
-        bd_data_args da = {.shards = a->claim.items, .n_shards = (int)a->claim.n, .split = "val", .tokenizer = a->tokenizer};
+        bd_data_args da = {
+            .shards = a->claim.items, .n_shards = (int)a->claim.n, .split = "val", .tokenizer = a->tokenizer};
         BD_TRY(bd_data_open(&c->claim, &da, err));
         BD_TRY(bd_data_check_model(&c->claim, c->m, err));
         if (!c->claim.stream.bytes)
@@ -266,7 +273,8 @@ static void close_run(compile_run *c) {
     bd_buf_free(&c->file);
 }
 
-static bd_status compile_stages(compile_run *c, const compile_args *a, compile_report *rep, const bd_progress *p, bd_err *err) {
+static bd_status compile_stages(compile_run *c, const compile_args *a, compile_report *rep, const bd_progress *p,
+                                bd_err *err) {
     double t0 = bd_now();
     BD_TRY(calibrate(&c->calibration, a, c->m, c->be, &c->calib, c->recipe, &c->proto, p, err));
     rep->calib_tokens = c->calibration->tokens;
@@ -288,8 +296,11 @@ static bd_status compile_stages(compile_run *c, const compile_args *a, compile_r
     if (a->claim.n) BD_TRY(make_claim(&c->file, rep, a, &c->claim, &c->proto, c->be, p, err));
     rep->seconds_claim = bd_now() - t0;
     bd_sha256_of(c->file.data, c->file.size, rep->sha256);
-    BD_TRY(bd_file_write(a->out, c->file.data, c->file.size, err));
-    return a->plan && !c->plan ? write_plan(rep->res.plan, a->plan, err) : BD_OK;
+    bool new_plan = a->plan && !c->plan;
+    if (new_plan) BD_TRY(write_plan(rep->res.plan, a->plan, err));
+    bd_status st = bd_file_write(a->out, c->file.data, c->file.size, err);
+    if (st && new_plan) unlink(a->plan);
+    return st;
 }
 
 static int compile_run_all(const compile_args *a, const char *path) {
@@ -324,30 +335,44 @@ int bd_cmd_compile(int argc, char **argv) {
     bd_cli_list args = {0};
     const bd_cli_opt opts[] = {
         {"budget", BD_CLI_COUNT, &a.budget, "BYTES", "size the artifact may have at most"},
-        {"calib", BD_CLI_LIST, &a.calib, "SHARD...", "training shards for calibration; a folder means its *_train_*.bin"},
+        {"calib", BD_CLI_LIST, &a.calib, "SHARD...",
+         "training shards for calibration; a folder means its *_train_*.bin"},
         {"out", BD_CLI_STRING, &a.out, "FILE.birdie", "artifact to write"},
-        {"recipe", BD_CLI_STRING, &a.recipe, "NAME|FILE.json", "gptq (default), int8, int7, int6, int5, ternary, or a file"},
-        {"protocol", BD_CLI_STRING, &a.protocol, "FILE.json", "evaluation protocol to freeze into the artifact (default: windows of 1024)"},
-        {"claim", BD_CLI_LIST, &a.claim, "SHARD...", "score the result on these validation shards and write the score into the artifact"},
+        {"recipe", BD_CLI_STRING, &a.recipe, "NAME|FILE.json",
+         "gptq (default), int8, int7, int6, int5, ternary, or a file"},
+        {"protocol", BD_CLI_STRING, &a.protocol, "FILE.json",
+         "evaluation protocol to freeze into the artifact (default: windows of 1024)"},
+        {"claim", BD_CLI_LIST, &a.claim, "SHARD...",
+         "score the result on these validation shards and write the score into the artifact"},
         {"max-tokens", BD_CLI_COUNT, &a.max_tokens, "N", "claim only the first N targets"},
-        {"tokenizer", BD_CLI_STRING, &a.tokenizer, "TOK.model", "names the tokenizer in the artifact; gives the claim its bytes"},
-        {"plan", BD_CLI_STRING, &a.plan, "FILE", "carry out this plan if the file exists, else write the plan found there"},
-        {"stats", BD_CLI_STRING, &a.stats, "FILE", "use these calibration statistics if the file exists, else keep them there"},
+        {"tokenizer", BD_CLI_STRING, &a.tokenizer, "TOK.model",
+         "names the tokenizer in the artifact; gives the claim its bytes"},
+        {"plan", BD_CLI_STRING, &a.plan, "FILE",
+         "carry out this plan if the file exists, else write the plan found there"},
+        {"stats", BD_CLI_STRING, &a.stats, "FILE",
+         "use these calibration statistics if the file exists, else keep them there"},
         {"model", BD_CLI_STRING, &a.model_file, "FILE.model", "model file (default: recognise the checkpoint)"},
-        {"set", BD_CLI_EACH, &a.sets, "constant=value", "constant of the model that a checkpoint does not tell, for example slope=0.5"},
+        {"set", BD_CLI_EACH, &a.sets, "constant=value",
+         "constant of the model that a checkpoint does not tell, for example slope=0.5"},
         {"backend", BD_CLI_STRING, &a.backend, "cpu|cuda", "where to compute"},
-        {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512", "instruction set of the cpu backend; never changes the bytes"},
+        {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512",
+         "instruction set of the cpu backend; never changes the bytes"},
     };
     const bd_cli_spec spec = {
         .name = "compile",
         .summary = bd_cmd_compile_summary,
         .usage = "compile CHECKPOINT --calib SHARD... --budget BYTES --out FILE.birdie [options]",
-        .text = "Collects calibration statistics on training text, then searches the quantization step on the size of the "
-                "file as written: never above the budget. The same inputs give the same bytes on any machine. The plan is "
-                "a text file: write it with --plan, edit it, run again.",
-        .examples = "  birdie compile run --calib shards --budget 600000 --out m.birdie --tokenizer shards/tokenizer.model\n"
-                    "  birdie compile model.pt --calib train.bin --budget 2400000 --out m.birdie \\\n"
-                    "      --claim val.bin --max-tokens 102400 --tokenizer tok.model\n",
+        .text =
+            "Collects calibration statistics on training text, then searches the quantization step on the size of "
+            "the "
+            "file as written: never above the budget. The same inputs give the same bytes on any machine. The plan "
+            "is "
+            "a text file: write it with --plan, edit it, run again.",
+        .examples =
+            "  birdie compile run --calib shards --budget 600000 --out m.birdie --tokenizer "
+            "shards/tokenizer.model\n"
+            "  birdie compile model.pt --calib train.bin --budget 2400000 --out m.birdie \\\n"
+            "      --claim val.bin --max-tokens 102400 --tokenizer tok.model\n",
         .opts = opts,
         .n_opts = sizeof opts / sizeof opts[0],
         .min_args = 1,

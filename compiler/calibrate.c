@@ -70,9 +70,9 @@ typedef struct pass {
     const bd_graph *g; /* differentiated */
     bd_backend *be;
     const int32_t *tokens;
-    int *use_of_node;   /* (n_nodes): index into uses, -1: none */
-    double **weight;    /* (moments): (CALL_ROWS or more) squared gradients of each token so far, NULL: not weighted */
-    int *waiting;       /* (moments): readers whose gradient has not been seen in this batch */
+    int *use_of_node; /* (n_nodes): index into uses, -1: none */
+    double **weight; /* (moments): (CALL_ROWS or more) squared gradients of each token so far, NULL: not weighted */
+    int *waiting;    /* (moments): readers whose gradient has not been seen in this batch */
 } pass;
 
 /* weight[t] += |dy[t]|^2, in eight interleaved sums: a fixed order. */
@@ -123,7 +123,8 @@ static bd_status pass_init(pass *p, int64_t rows, bd_err *err) {
     p->use_of_node = malloc(((size_t)g->n_nodes + 1) * sizeof *p->use_of_node);
     p->weight = calloc((size_t)c->n_moments + 1, sizeof *p->weight);
     p->waiting = calloc((size_t)c->n_moments + 1, sizeof *p->waiting);
-    if (!p->use_of_node || !p->weight || !p->waiting) return BD_FAIL(err, BD_E_NOMEM, "out of memory for the statistics");
+    if (!p->use_of_node || !p->weight || !p->waiting)
+        return BD_FAIL(err, BD_E_NOMEM, "out of memory for the statistics");
     for (int i = 0; i < c->n_moments; i++) {
         p->waiting[i] = c->moments[i].readers;
         if (c->moments[i].of_gradient) continue;
@@ -149,7 +150,8 @@ static bd_status pass_init(pass *p, int64_t rows, bd_err *err) {
 
 static bd_status check_stream(const bd_model *m, const bd_calib_opts *o, bd_err *err) {
     if (o->n < (uint64_t)o->window + 1)
-        return BD_FAIL(err, BD_E_MISSING, "the calibration shards hold %llu tokens, fewer than one window of %lld and its target",
+        return BD_FAIL(err, BD_E_MISSING,
+                       "the calibration shards hold %llu tokens, fewer than one window of %lld and its target",
                        (unsigned long long)o->n, (long long)o->window);
     for (uint64_t i = 0; i < o->n; i++)
         if (o->tokens[i] >= m->graph->vocab)
@@ -163,7 +165,8 @@ static bd_status check_finite(const bd_calibration *c, const bd_graph *g, bd_err
         const bd_moment *h = &c->moments[c->uses[i].moment];
         const char *name = g->params[c->uses[i].param].name;
         for (int64_t k = 0; k < h->n * h->n; k++)
-            if (!isfinite(h->h[k])) return BD_FAIL(err, BD_E_NONFINITE, "the statistics of %s are not finite", name);
+            if (!isfinite(h->h[k]))
+                return BD_FAIL(err, BD_E_NONFINITE, "the statistics of %s are not finite", name);
         for (int64_t k = 0; k < g->params[c->uses[i].param].rows; k++)
             if (!(c->uses[i].rows[k] >= 0) || !isfinite(c->uses[i].rows[k]))
                 return BD_FAIL(err, BD_E_NONFINITE, "the gradient statistics of %s are not finite", name);
@@ -177,8 +180,8 @@ typedef struct batch {
     float *grads;
 } batch;
 
-static bd_status run_windows(bd_calibration *c, bd_exec *x, pass *p, batch *b, const bd_model *m, const bd_calib_opts *o,
-                             int64_t per, bd_err *err) {
+static bd_status run_windows(bd_calibration *c, bd_exec *x, pass *p, batch *b, const bd_model *m,
+                             const bd_calib_opts *o, int64_t per, bd_err *err) {
     int64_t T = o->window;
     uint64_t have = (o->n - 1) / (uint64_t)T, want = o->max_tokens / (uint64_t)T;
     if (want < 1) want = 1;
@@ -207,7 +210,8 @@ static bd_status run_windows(bd_calibration *c, bd_exec *x, pass *p, batch *b, c
     return check_finite(c, m->graph, err);
 }
 
-bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, const bd_calib_opts *o, bd_err *err) {
+bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, const bd_calib_opts *o,
+                       bd_err *err) {
     *out = NULL;
     BD_TRY(check_stream(m, o, err));
     int64_t T = o->window, per = CALL_ROWS / T > 0 ? CALL_ROWS / T : 1;
@@ -218,8 +222,9 @@ bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, 
     batch b = {.tokens = bd_alloc_aligned((uint64_t)(per * T), sizeof *b.tokens),
                .targets = bd_alloc_aligned((uint64_t)(per * T), sizeof *b.targets),
                .nll = bd_alloc_aligned((uint64_t)(per * T), sizeof *b.nll)};
-    bd_status st = c && b.tokens && b.targets && b.nll ? bd_calibration_layout(c, m->graph, err)
-                                                       : BD_FAIL(err, BD_E_NOMEM, "out of memory for the calibration batch");
+    bd_status st = c && b.tokens && b.targets && b.nll
+                       ? bd_calibration_layout(c, m->graph, err)
+                       : BD_FAIL(err, BD_E_NOMEM, "out of memory for the calibration batch");
     if (st) goto done;
     BD_TRY_DONE(bd_graph_differentiate(&g, m->graph, err));
     p.g = g;
@@ -259,7 +264,8 @@ static double moment_weight(const bd_calibration *c, const bd_graph *g, int mome
     return s;
 }
 
-bd_status bd_calibration_metric(bd_metric *out, const bd_calibration *c, const bd_graph *g, int param, bd_err *err) {
+bd_status bd_calibration_metric(bd_metric *out, const bd_calibration *c, const bd_graph *g, int param,
+                                bd_err *err) {
     *out = (bd_metric){NULL, NULL};
     int64_t n = g->params[param].cols, rows = g->params[param].rows;
     double total = 0;

@@ -19,7 +19,7 @@
 
 /* Sums over the calibration tokens. */
 typedef struct bd_moment {
-    double *h;        /* (n, n) */
+    double *h; /* (n, n) */
     int64_t n;
     int32_t value;    /* graph value whose rows were summed */
     bool of_gradient; /* rows of the loss gradient at that value, unweighted */
@@ -48,7 +48,8 @@ typedef struct bd_calib_opts {
     const bd_progress *progress;
 } bd_calib_opts;
 
-bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, const bd_calib_opts *o, bd_err *err);
+bd_status bd_calibrate(bd_calibration **out, const bd_model *m, bd_backend *be, const bd_calib_opts *o,
+                       bd_err *err);
 void bd_calibration_destroy(bd_calibration *c);
 
 /* The metric of one parameter, per token. */

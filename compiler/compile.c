@@ -64,7 +64,8 @@ static bd_status print_plan(const bd_compiler *c, bool with_groups, bd_buf *out,
         p.tensors[i] = (bd_plan_tensor){j->p->name, j->group, s->method, s->bits, s->k, s->group, j->lost, 0};
     }
     for (uint32_t k = 0; with_groups && k < c->art.n_groups; k++)
-        p.groups[p.n_groups++] = (bd_plan_group){c->groups[k].name, c->groups[k].codec, c->groups[k].stored_bytes, 0};
+        p.groups[p.n_groups++] =
+            (bd_plan_group){c->groups[k].name, c->groups[k].codec, c->groups[k].stored_bytes, 0};
     st = bd_plan_print(&p, out, err);
 done:
     free(p.tensors);
@@ -99,11 +100,11 @@ static bd_status settings_from_plan(bd_compiler *c, bd_err *err) {
         bd_job *j = &c->jobs[i];
         int64_t n = j->p->rows * j->p->cols;
         if (strcmp(t->name, j->p->name) != 0)
-            return BD_FAIL(err, BD_E_FIELD, "plan line %d: the tensor is %s, the model's next parameter is %s", t->line, t->name,
-                           j->p->name);
+            return BD_FAIL(err, BD_E_FIELD, "plan line %d: the tensor is %s, the model's next parameter is %s",
+                           t->line, t->name, j->p->name);
         if (t->method == BD_Q_TERNARY && t->qgroup > n)
-            return BD_FAIL(err, BD_E_RANGE, "plan line %d: group=%u, %s has %lld elements", t->line, t->qgroup, t->name,
-                           (long long)n);
+            return BD_FAIL(err, BD_E_RANGE, "plan line %d: group=%u, %s has %lld elements", t->line, t->qgroup,
+                           t->name, (long long)n);
         if (strlen(t->group) >= sizeof j->group)
             return BD_FAIL(err, BD_E_LIMIT, "plan line %d: a group's name has at most %d characters", t->line,
                            (int)sizeof j->group - 1);
@@ -125,7 +126,8 @@ static bd_status codecs_from_plan(bd_compiler *c, bd_err *err) {
         uint32_t k = 0;
         while (k < c->art.n_groups && strcmp(p->groups[i].name, c->groups[k].name) != 0) k++;
         if (k == c->art.n_groups)
-            return BD_FAIL(err, BD_E_UNKNOWN, "plan line %d: no tensor is in group %s", p->groups[i].line, p->groups[i].name);
+            return BD_FAIL(err, BD_E_UNKNOWN, "plan line %d: no tensor is in group %s", p->groups[i].line,
+                           p->groups[i].name);
         c->state[k].codec = p->groups[i].codec;
     }
     return BD_OK;
@@ -138,7 +140,8 @@ static bd_status build(bd_compiler *c, bd_buf *file, uint64_t predicted, bd_err 
     file->size = 0;
     BD_TRY(bd_artifact_build(&c->art, file, err));
     if (file->size != predicted)
-        return BD_FAIL(err, BD_E_MISMATCH, "the file has %zu bytes where %" PRIu64 " were priced: a codec is not deterministic",
+        return BD_FAIL(err, BD_E_MISMATCH,
+                       "the file has %zu bytes where %" PRIu64 " were priced: a codec is not deterministic",
                        file->size, predicted);
     return BD_OK;
 }
@@ -187,8 +190,8 @@ static bd_status run(bd_compiler *c, bd_buf *file, bd_compile_result *res, bd_er
         BD_TRY(codecs_from_plan(c, err));
         BD_TRY(bd_compile_price(c, &res->predicted_bytes, err));
         if (res->predicted_bytes > c->o->budget)
-            return BD_FAIL(err, BD_E_BUDGET, "the plan makes %" PRIu64 " bytes, the budget is %" PRIu64, res->predicted_bytes,
-                           c->o->budget);
+            return BD_FAIL(err, BD_E_BUDGET, "the plan makes %" PRIu64 " bytes, the budget is %" PRIu64,
+                           res->predicted_bytes, c->o->budget);
     } else {
         BD_TRY(bd_compile_solve(c, res, err));
     }
@@ -198,8 +201,8 @@ static bd_status run(bd_compiler *c, bd_buf *file, bd_compile_result *res, bd_er
     return result_plan(c, &res->plan, err);
 }
 
-bd_status bd_compile(bd_buf *file, bd_compile_result *res, const bd_model *m, bd_backend *be, const bd_compile_opts *o,
-                     bd_err *err) {
+bd_status bd_compile(bd_buf *file, bd_compile_result *res, const bd_model *m, bd_backend *be,
+                     const bd_compile_opts *o, bd_err *err) {
     *res = (bd_compile_result){.limit = BD_LIMIT_BUDGET};
     bd_compiler c = {.m = m, .o = o, .be = be};
     bd_buf_init(&c.graph_text);

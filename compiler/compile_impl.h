@@ -12,28 +12,28 @@ typedef struct bd_job {
     double *ldl, *unit; /* owned; src borrows them */
     uint8_t *dead;
     int32_t *order;
-    double top;       /* largest weight in units of its row, where unit is given */
+    double top; /* largest weight in units of its row, where unit is given */
     double signal;
-    double metric;    /* loss per squared step of one unit, per weight; 0: nothing is known */
-    double factor;    /* step relative to the other matrices */
-    bool matrix;      /* scaled by the solver */
-    bool done;        /* q holds `setting` */
+    double metric; /* loss per squared step of one unit, per weight; 0: nothing is known */
+    double factor; /* step relative to the other matrices */
+    bool matrix;   /* scaled by the solver */
+    bool done;     /* q holds `setting` */
     bd_qsetting setting, had;
     bd_qtensor q;
     double lost;
     char group[64];
     int group_index;
-    int at;           /* index in its group */
+    int at; /* index in its group */
 } bd_job;
 
 typedef struct bd_group_state {
-    bool coded;          /* holds int codes, so it has a codec to choose */
-    bd_codec codec;      /* what to build with; BD_CODEC_COUNT: try all */
-    bool fresh;          /* cost and used belong to the tensors and `codec` as they are */
-    uint64_t cost;       /* in the file, header entry included */
+    bool coded;     /* holds int codes, so it has a codec to choose */
+    bd_codec codec; /* what to build with; BD_CODEC_COUNT: try all */
+    bool fresh;     /* cost and used belong to the tensors and `codec` as they are */
+    uint64_t cost;  /* in the file, header entry included */
     bd_codec used;
-    double ratio;        /* cost / the surrogate's estimate, at the last measured step */
-    double step;         /* of its matrices */
+    double ratio;              /* cost / the surrogate's estimate, at the last measured step */
+    double step;               /* of its matrices */
     uint64_t lo_cost, hi_cost; /* at the ends of the search's bracket */
 } bd_group_state;
 
@@ -42,7 +42,7 @@ typedef struct bd_compiler {
     const bd_compile_opts *o;
     bd_backend *be;
     bd_plan_rounding rounding; /* the recipe's, or the plan's */
-    bd_job *jobs;        /* (n_params) */
+    bd_job *jobs;              /* (n_params) */
     bd_artifact art;
     bd_qgroup *groups;
     bd_group_state *state; /* (groups) */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/fmath.h"
 #include "base/nearest.h"
 #include "compiler/compile_impl.h"
 #include "compiler/ldl.h"
@@ -103,10 +104,10 @@ static double mean_d(const bd_job *j) {
     int64_t n = j->p->cols, live = 0;
     for (int64_t k = 0; k < n; k++) {
         if (j->dead[j->order ? j->order[k] : k]) continue;
-        sum += log(j->ldl[k * n + k]);
+        sum += bd_log(j->ldl[k * n + k]);
         live++;
     }
-    return live ? exp(sum / (double)live) : 0;
+    return live ? bd_exp(sum / (double)live) : 0;
 }
 
 /* Units of the rows by what the loss feels of them, with the geometric mean that
@@ -124,10 +125,10 @@ static bd_status loss_units(bd_job *j, const double *rows, double rho, bd_err *e
     for (int64_t i = 0; i < n; i++) {
         double r = mean > 0 ? rows[i] / mean + rho : 1;
         j->unit[i] = 1 / sqrt(r);
-        logs += log(j->unit[i]) / (double)n;
+        logs += bd_log(j->unit[i]) / (double)n;
     }
     for (int64_t i = 0; i < n; i++) {
-        j->unit[i] *= sqrt(dev) / exp(logs);
+        j->unit[i] *= sqrt(dev) / bd_exp(logs);
         for (int64_t k = 0; dev > 0 && k < j->p->cols; k++) {
             double a = fabs((double)j->src.w[i * j->p->cols + k]) / j->unit[i];
             if (a > j->top) j->top = a;
@@ -180,7 +181,9 @@ static void spread_factors(bd_compiler *c) {
     for (int i = 0; i < n; i++) {
         bd_job *j = &c->jobs[i];
         if (!j->matrix || !(sum > 0)) continue;
-        double f = j->metric > 0 ? sqrt(sum / count / j->metric) : c->o->recipe->tensors_by_loss && j->ldl ? FACTOR_MAX : 1;
+        double f = j->metric > 0                             ? sqrt(sum / count / j->metric)
+                   : c->o->recipe->tensors_by_loss && j->ldl ? FACTOR_MAX
+                                                             : 1;
         j->factor *= f < FACTOR_MAX ? f : FACTOR_MAX;
     }
 }
@@ -243,7 +246,8 @@ void bd_job_set(const bd_compile_recipe *r, bd_job *j, double d) {
 
 static bd_status quantize_job(bd_compiler *c, bd_job *j, bd_err *err) {
     const bd_qsetting *s = &j->setting;
-    if (j->done && j->had.method == s->method && j->had.bits == s->bits && j->had.k == s->k && j->had.group == s->group)
+    if (j->done && j->had.method == s->method && j->had.bits == s->bits && j->had.k == s->k &&
+        j->had.group == s->group)
         return BD_OK;
     j->done = false;
     if (j->q.method != s->method || j->q.group != s->group || !(j->q.codes || j->q.f16 || j->q.f32)) {

@@ -25,7 +25,8 @@ bd_status bd_ldl(double *h, int64_t n, bd_err *err) {
         double *aj = h + j * n;
         double dj = aj[j] - dot3(aj, aj, d, j + 1, n);
         if (!(dj > 0) || !isfinite(dj))
-            return BD_FAIL(err, BD_E_NONFINITE, "the Hessian is not positive definite at column %lld", (long long)j);
+            return BD_FAIL(err, BD_E_NONFINITE, "the Hessian is not positive definite at column %lld",
+                           (long long)j);
         aj[j] = dj;
         d[j] = dj;
         for (int64_t i = 0; i < j; i++) {

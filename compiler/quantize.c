@@ -20,7 +20,8 @@ bd_status bd_qtensor_alloc(bd_qtensor *q, int64_t rows, int64_t cols, const bd_q
     q->scales = coded ? bd_alloc_aligned(n_scales, 2) : NULL;
     q->f16 = s->method == BD_Q_F16 ? bd_alloc_aligned(n, 2) : NULL;
     q->f32 = s->method == BD_Q_F32 ? bd_alloc_aligned(n, 4) : NULL;
-    if ((coded && (!q->codes || !q->scales)) || (s->method == BD_Q_F16 && !q->f16) || (s->method == BD_Q_F32 && !q->f32)) {
+    if ((coded && (!q->codes || !q->scales)) || (s->method == BD_Q_F16 && !q->f16) ||
+        (s->method == BD_Q_F32 && !q->f32)) {
         bd_qtensor_free(q);
         return BD_FAIL(err, BD_E_NOMEM, "out of memory for a %lld x %lld tensor", (long long)rows, (long long)cols);
     }
@@ -48,15 +49,17 @@ double bd_row_deviation(const float *w, int64_t n) {
     return n > 1 ? sqrt(sq / (double)(n - 1)) : fabs(mean);
 }
 
-static bd_status row_scale(uint16_t *out, const bd_qsource *src, const bd_qsetting *s, int qmax, int64_t row, bd_err *err) {
+static bd_status row_scale(uint16_t *out, const bd_qsource *src, const bd_qsetting *s, int qmax, int64_t row,
+                           bd_err *err) {
     const float *w = src->w + row * src->cols;
-    double unit = src->unit ? src->unit[row] : bd_row_deviation(w, src->cols), step = (double)s->k * unit / qmax, top = 0;
+    double unit = src->unit ? src->unit[row] : bd_row_deviation(w, src->cols), step = (double)s->k * unit / qmax,
+           top = 0;
     for (int64_t i = 0; i < src->cols; i++)
         if (fabs((double)w[i]) > top) top = fabs((double)w[i]);
     if ((s->bits == 8 || src->unit || s->k == 0) && step < top / qmax) step = top / qmax;
     if (top / qmax > 65504.0)
-        return BD_FAIL(err, BD_E_RANGE, "row %lld has a weight of %g, beyond %d times the largest binary16 scale", (long long)row,
-                       top, qmax);
+        return BD_FAIL(err, BD_E_RANGE, "row %lld has a weight of %g, beyond %d times the largest binary16 scale",
+                       (long long)row, top, qmax);
     if (step > 65504.0) step = 65504.0;
     *out = bd_f32_to_f16((float)step);
     /* The smallest non-zero scale stands in for one that would round to zero. */
@@ -96,8 +99,8 @@ static void round_row(const row_job *j, int64_t r) {
 
 /* carry[i] += sum over k < n of e[k] * a[k][i] for i in [from, to): increasing k,
  * every product rounded, so the way it is cut into blocks and vectors shows nowhere. */
-static inline __attribute__((always_inline)) void spread_body(double *carry, const double *e, const double *a, int64_t stride,
-                                                              int64_t n, int64_t from, int64_t to) {
+static inline __attribute__((always_inline)) void spread_body(double *carry, const double *e, const double *a,
+                                                              int64_t stride, int64_t n, int64_t from, int64_t to) {
     int64_t k = 0;
     for (; k + 4 <= n; k += 4) {
         const double *a0 = a + k * stride, *a1 = a0 + stride, *a2 = a1 + stride, *a3 = a2 + stride;
@@ -108,15 +111,17 @@ static inline __attribute__((always_inline)) void spread_body(double *carry, con
         for (int64_t i = from; i < to; i++) carry[i] += e[k] * a[k * stride + i];
 }
 
-typedef void spread_fn(double *carry, const double *e, const double *a, int64_t stride, int64_t n, int64_t from, int64_t to);
+typedef void spread_fn(double *carry, const double *e, const double *a, int64_t stride, int64_t n, int64_t from,
+                       int64_t to);
 
-static void spread(double *carry, const double *e, const double *a, int64_t stride, int64_t n, int64_t from, int64_t to) {
+static void spread(double *carry, const double *e, const double *a, int64_t stride, int64_t n, int64_t from,
+                   int64_t to) {
     spread_body(carry, e, a, stride, n, from, to);
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static void spread_avx2(double *carry, const double *e, const double *a, int64_t stride,
-                                                        int64_t n, int64_t from, int64_t to) {
+__attribute__((target("avx2"))) static void spread_avx2(double *carry, const double *e, const double *a,
+                                                        int64_t stride, int64_t n, int64_t from, int64_t to) {
     spread_body(carry, e, a, stride, n, from, to);
 }
 #endif
@@ -182,8 +187,7 @@ static void drop_zero_rows(bd_qtensor *q, int64_t rows, int64_t cols) {
 static bd_status quantize_by_row(bd_qtensor *q, const bd_qsource *src, const bd_qsetting *s, bd_pool *pool,
                                  double *lost, bd_err *err) {
     row_job j = {.q = q, .src = src, .qmax = (1 << (s->bits - 1)) - 1};
-    for (int64_t r = 0; r < src->rows; r++)
-        BD_TRY(row_scale(&q->scales[r], src, s, j.qmax, r, err));
+    for (int64_t r = 0; r < src->rows; r++) BD_TRY(row_scale(&q->scales[r], src, s, j.qmax, r, err));
     j.lost = malloc((size_t)src->rows * sizeof(double));
     j.scratch = malloc((size_t)bd_pool_threads(pool) * ROWS * (size_t)src->cols * sizeof(double));
     if (!j.lost || !j.scratch) {
@@ -248,7 +252,8 @@ static bd_status convert_f16(bd_qtensor *q, const bd_qsource *src, double *lost,
     for (int64_t i = 0; i < src->rows * src->cols; i++) {
         q->f16[i] = bd_f32_to_f16(src->w[i]);
         double v = (double)bd_f16_to_f32(q->f16[i]), e = (double)src->w[i] - v;
-        if (!isfinite(v)) return BD_FAIL(err, BD_E_RANGE, "element %lld is %g, beyond binary16", (long long)i, (double)src->w[i]);
+        if (!isfinite(v))
+            return BD_FAIL(err, BD_E_RANGE, "element %lld is %g, beyond binary16", (long long)i, (double)src->w[i]);
         *lost += e * e;
     }
     return BD_OK;

@@ -23,12 +23,12 @@ typedef struct bd_qsetting {
 
 /* A tensor to quantize, with its factorized Hessian or none. */
 typedef struct bd_qsource {
-    const float *w;      /* (rows, cols) */
+    const float *w; /* (rows, cols) */
     int64_t rows, cols;
-    const double *ldl;   /* (cols, cols) from bd_ldl, or NULL: no feedback */
-    const uint8_t *dead; /* (cols): columns without input become zero; NULL without ldl */
+    const double *ldl;    /* (cols, cols) from bd_ldl, or NULL: no feedback */
+    const uint8_t *dead;  /* (cols): columns without input become zero; NULL without ldl */
     const int32_t *order; /* (cols): column k of ldl is column order[k] of w and dead; NULL: as they stand */
-    const double *unit;  /* (rows): NULL: the rows' deviations */
+    const double *unit;   /* (rows): NULL: the rows' deviations */
 } bd_qsource;
 
 /* Allocate the arrays that a tensor of this method needs; q->rows, cols, method, bits, group are set. */

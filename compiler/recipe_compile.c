@@ -76,8 +76,8 @@ static bd_status read_steps(bd_compile_recipe *r, const json_t *v, bd_err *err) 
     return BD_OK;
 }
 
-static bd_status read_method(const json_t *v, const char *key, const char *a, bd_qmethod ma, const char *b, bd_qmethod mb,
-                             bd_qmethod *out, bd_err *err) {
+static bd_status read_method(const json_t *v, const char *key, const char *a, bd_qmethod ma, const char *b,
+                             bd_qmethod mb, bd_qmethod *out, bd_err *err) {
     const char *s = json_string_value(v);
     if (s && !strcmp(s, a)) *out = ma;
     else if (s && !strcmp(s, b)) *out = mb;
@@ -86,7 +86,8 @@ static bd_status read_method(const json_t *v, const char *key, const char *a, bd
 }
 
 /* One of two words. */
-static bd_status read_choice(const json_t *v, const char *key, const char *no, const char *yes, bool *out, bd_err *err) {
+static bd_status read_choice(const json_t *v, const char *key, const char *no, const char *yes, bool *out,
+                             bd_err *err) {
     const char *s = json_string_value(v);
     if (!s || (strcmp(s, no) != 0 && strcmp(s, yes) != 0))
         return BD_FAIL(err, BD_E_FIELD, "%s must be \"%s\" or \"%s\"", key, no, yes);
@@ -95,8 +96,8 @@ static bd_status read_choice(const json_t *v, const char *key, const char *no, c
 }
 
 static bd_status read_recipe(bd_compile_recipe *r, const json_t *root, bd_err *err) {
-    static const char *const keys[] = {"matrix", "bits", "group", "damp", "feedback", "order", "tensors", "rows", "rho",
-                                       "calib_tokens", "small", "steps"};
+    static const char *const keys[] = {"matrix",  "bits", "group", "damp",         "feedback", "order",
+                                       "tensors", "rows", "rho",   "calib_tokens", "small",    "steps"};
     enum { N_KEYS = sizeof keys / sizeof keys[0] };
     if (!json_is_object(root)) return BD_FAIL(err, BD_E_FIELD, "a compile recipe is a JSON object");
     const char *key;

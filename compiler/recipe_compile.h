@@ -13,20 +13,20 @@ typedef struct bd_step_rule {
 } bd_step_rule;
 
 typedef struct bd_compile_recipe {
-    bd_arena *arena;          /* NULL for built-in ones */
+    bd_arena *arena; /* NULL for built-in ones */
     const char *name;
-    bd_qmethod matrix;        /* BD_Q_ROW or BD_Q_TERNARY for role matrix; embeddings and heads are always by row */
-    int bits_min, bits_max;   /* row: the solver takes the fewest bits that do not clip the step it wants */
-    uint32_t group;           /* ternary */
-    double damp;              /* share of the mean diagonal added to H */
-    bool feedback;            /* GPTQ error feedback; false: round to nearest */
-    bool act_order;           /* feedback takes columns by falling diagonal of H */
-    bool tensors_by_loss;     /* each matrix's step by what the loss feels of it; false: all the same in deviations */
-    bool rows_by_loss;        /* likewise the rows of a matrix; false: by their deviations (SDClip) */
-    double rho;               /* share of the mean row sensitivity added to every row's */
+    bd_qmethod matrix;      /* BD_Q_ROW or BD_Q_TERNARY for role matrix; embeddings and heads are always by row */
+    int bits_min, bits_max; /* row: the solver takes the fewest bits that do not clip the step it wants */
+    uint32_t group;         /* ternary */
+    double damp;            /* share of the mean diagonal added to H */
+    bool feedback;          /* GPTQ error feedback; false: round to nearest */
+    bool act_order;         /* feedback takes columns by falling diagonal of H */
+    bool tensors_by_loss;   /* each matrix's step by what the loss feels of it; false: all the same in deviations */
+    bool rows_by_loss;      /* likewise the rows of a matrix; false: by their deviations (SDClip) */
+    double rho;             /* share of the mean row sensitivity added to every row's */
     uint64_t calib_tokens;
-    bd_qmethod small;         /* BD_Q_F16, or BD_Q_ROW (8 bits) for everything that is not a matrix */
-    bd_step_rule *steps;      /* first match wins; none: 1 */
+    bd_qmethod small;    /* BD_Q_F16, or BD_Q_ROW (8 bits) for everything that is not a matrix */
+    bd_step_rule *steps; /* first match wins; none: 1 */
     int n_steps;
 } bd_compile_recipe;
 

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fmath.h"
 #include "base/half.h"
 #include "compiler/compile_impl.h"
 
@@ -23,9 +24,11 @@
 #define STEP_MIN 1e-5
 /* Filled enough, and what the guesses aim at. */
 #define FILLED 0.9996
-#define AIM 0.9998
+#define AIM    0.9998
 /* Ends of a bracket that may be mixed: the finer step is at least this share of the coarser. */
 #define MIX_RATIO 0.7
+/* Logarithms are our own: the steps tried, and so the bytes, must not depend on the C library's. */
+#define LOG2_E 1.4426950408889634
 enum { MAX_TRIES = 30, SAMPLE_WEIGHTS = 1 << 20, MIX_GROUPS = 16 };
 /* Groups larger than this choose their codec on every fourth tensor. */
 enum { CODEC_SAMPLE = 1 << 18 };
@@ -89,7 +92,8 @@ static double sample_bits(const bd_job *j, int64_t stride) {
     int qmax = (1 << (j->setting.bits - 1)) - 1;
     for (int64_t r = 0; r < j->p->rows; r += stride) {
         const float *w = j->src.w + r * j->p->cols;
-        double unit = j->unit ? j->unit[r] : bd_row_deviation(w, j->p->cols), step = (double)j->setting.k * unit / qmax, top = 0;
+        double unit = j->unit ? j->unit[r] : bd_row_deviation(w, j->p->cols),
+               step = (double)j->setting.k * unit / qmax, top = 0;
         for (int64_t i = 0; i < j->p->cols; i++)
             if (fabs((double)w[i]) > top) top = fabs((double)w[i]);
         if ((j->setting.bits == 8 || j->unit) && step < top / qmax) step = top / qmax;
@@ -101,7 +105,7 @@ static double sample_bits(const bd_job *j, int64_t stride) {
         n += (double)j->p->cols;
     }
     for (int i = 0; i < 256; i++)
-        if (count[i] > 0) bits -= count[i] * log2(count[i] / n);
+        if (count[i] > 0) bits -= count[i] * (bd_log(count[i] / n) * LOG2_E);
     /* Half a bit per row for its scale keeps it above zero and falling. */
     return bits * ((double)(j->p->rows * j->p->cols) / n) + 8;
 }
@@ -133,14 +137,14 @@ static void estimate(bd_compiler *c, double step, double *bytes) {
 
 typedef struct search {
     bd_compiler *c;
-    double *bytes;    /* (groups) scratch of the surrogate */
-    double fixed;     /* bytes of the last measurement outside groups */
+    double *bytes;                /* (groups) scratch of the surrogate */
+    double fixed;                 /* bytes of the last measurement outside groups */
     double last_step, last_bytes; /* of the last measurement */
-    double gain;      /* how much further than predicted the step must go, from the last two */
-    double lo, hi;    /* steps: lo is known not to fit, hi to fit (0: none known) */
+    double gain;                  /* how much further than predicted the step must go, from the last two */
+    double lo, hi;                /* steps: lo is known not to fit, hi to fit (0: none known) */
     double lo_bytes, hi_bytes;
     double *best_step; /* (groups) of the best file that fits */
-    uint64_t best;    /* its bytes, 0: none */
+    uint64_t best;     /* its bytes, 0: none */
 } search;
 
 /* What the last measurement says of any step: costs scaled as the surrogate moves. */
@@ -203,10 +207,10 @@ static bd_status measure(search *s, double step, uint64_t *bytes, bd_err *err) {
     double predicted = s->last_bytes > 0 && step > 0 ? predict(s, step) : 0;
     set_all(c, step);
     BD_TRY(bd_compile_price(c, bytes, err));
-    bd_tick(c->o->progress, "files priced", c->tries, MAX_TRIES, "step %.5g: %" PRIu64 " bytes of %" PRIu64, step, *bytes,
-            c->o->budget);
+    bd_tick(c->o->progress, "files priced", c->tries, MAX_TRIES, "step %.5g: %" PRIu64 " bytes of %" PRIu64, step,
+            *bytes, c->o->budget);
     if (predicted > 0) {
-        double moved = log((double)*bytes / s->last_bytes), asked = log(predicted / s->last_bytes);
+        double moved = bd_log((double)*bytes / s->last_bytes), asked = bd_log(predicted / s->last_bytes);
         double gain = moved * asked > 0 ? asked / moved : 1;
         s->gain = gain < 1 ? 1 : gain > 4 ? 4 : gain;
     }
@@ -232,10 +236,14 @@ static bd_status too_small(bd_compiler *c, uint64_t bytes, bd_err *err) {
         name = c->groups[k].name;
     }
     if (bytes - sum >= largest)
-        return BD_FAIL(err, BD_E_BUDGET, "the budget of %" PRIu64 " bytes is too small: the smallest reachable file has %" PRIu64
-                       " bytes, of which header, model and plan take %" PRIu64, c->o->budget, bytes, bytes - sum);
-    return BD_FAIL(err, BD_E_BUDGET, "the budget of %" PRIu64 " bytes is too small: the smallest reachable file has %" PRIu64
-                   " bytes, of which group %s takes %" PRIu64, c->o->budget, bytes, name, largest);
+        return BD_FAIL(err, BD_E_BUDGET,
+                       "the budget of %" PRIu64 " bytes is too small: the smallest reachable file has %" PRIu64
+                       " bytes, of which header, model and plan take %" PRIu64,
+                       c->o->budget, bytes, bytes - sum);
+    return BD_FAIL(err, BD_E_BUDGET,
+                   "the budget of %" PRIu64 " bytes is too small: the smallest reachable file has %" PRIu64
+                   " bytes, of which group %s takes %" PRIu64,
+                   c->o->budget, bytes, name, largest);
 }
 
 static void choose_codec(void *arg, int64_t begin, int64_t end, int worker) {
@@ -246,7 +254,8 @@ static void choose_codec(void *arg, int64_t begin, int64_t end, int worker) {
         bd_qgroup part = p->c->groups[k];
         uint64_t cost, elements = 0;
         if (!s->coded) continue;
-        for (uint32_t i = 0; i < part.n_tensors; i++) elements += (uint64_t)part.tensors[i].rows * part.tensors[i].cols;
+        for (uint32_t i = 0; i < part.n_tensors; i++)
+            elements += (uint64_t)part.tensors[i].rows * part.tensors[i].cols;
         if (elements > CODEC_SAMPLE && part.n_tensors > 1) {
             part.tensors = malloc(part.n_tensors * sizeof *part.tensors);
             if (!part.tensors) {
@@ -254,7 +263,8 @@ static void choose_codec(void *arg, int64_t begin, int64_t end, int worker) {
                 continue;
             }
             part.n_tensors = 0;
-            for (uint32_t i = 0; i < p->c->groups[k].n_tensors; i += 4) part.tensors[part.n_tensors++] = p->c->groups[k].tensors[i];
+            for (uint32_t i = 0; i < p->c->groups[k].n_tensors; i += 4)
+                part.tensors[part.n_tensors++] = p->c->groups[k].tensors[i];
         }
         part.codec = BD_CODEC_COUNT;
         p->status[k] = bd_qgroup_cost(&part, &cost, &p->errs[k]);
@@ -338,14 +348,15 @@ static double next_step(search *s, int round) {
     double target = (double)s->c->o->budget, both = s->lo > 0 && s->hi > 0;
     if (!both) {
         double over = s->hi > 0 ? 1.003 : 0.997;
-        target = s->last_bytes * pow(target * over / s->last_bytes, s->gain);
+        target = s->last_bytes * bd_pow(target * over / s->last_bytes, s->gain);
     }
     double lo = s->lo > 0 ? s->lo : STEP_MIN, hi = s->hi > 0 ? s->hi : STEP_MAX;
-    double g = guess(s, lo, hi, target * (both ? AIM : 1)), a = log(lo), b = log(hi), t = (log(g) - a) / (b - a);
+    double g = guess(s, lo, hi, target * (both ? AIM : 1)), a = bd_log(lo), b = bd_log(hi),
+           t = (bd_log(g) - a) / (b - a);
     if (both) {
-        if (!(t > 0.02 && t < 0.98)) t = log(s->lo_bytes / target) / log(s->lo_bytes / s->hi_bytes);
+        if (!(t > 0.02 && t < 0.98)) t = bd_log(s->lo_bytes / target) / bd_log(s->lo_bytes / s->hi_bytes);
         if (round % 3 == 2 || !(t > 0.02 && t < 0.98)) t = 0.5;
-        return exp(a + t * (b - a));
+        return bd_exp(a + t * (b - a));
     }
     /* Never stand still. */
     if (s->lo > 0 && g < lo * 1.001) g = lo * 1.001;
@@ -372,7 +383,8 @@ static bd_status narrow(search *s, bool *finest, bd_err *err) {
     double budget = (double)c->o->budget;
     uint64_t bytes;
     /* Budgets far outside what the model can be: ask the ends first. */
-    bool doubt = (s->hi == 0 && predict(s, STEP_MAX) > budget * 0.98) || (s->lo == 0 && predict(s, STEP_MIN) < budget * 1.02);
+    bool doubt = (s->hi == 0 && predict(s, STEP_MAX) > budget * 0.98) ||
+                 (s->lo == 0 && predict(s, STEP_MIN) < budget * 1.02);
     if (doubt) BD_TRY(check_ends(s, finest, err));
     for (int round = 0; !*finest && (double)s->best < budget * FILLED; round++) {
         bool both = s->lo > 0 && s->hi > 0;
@@ -415,7 +427,8 @@ static bd_status find_steps(search *s, bd_compile_result *res, bd_err *err) {
     for (uint32_t k = 0; k < c->art.n_groups; k++) set_group(c, k, s->best_step[k]);
     BD_TRY(bd_compile_price(c, &bytes, err));
     if (bytes != s->best)
-        return BD_FAIL(err, BD_E_MISMATCH, "the same steps gave %" PRIu64 " bytes and then %" PRIu64, s->best, bytes);
+        return BD_FAIL(err, BD_E_MISMATCH, "the same steps gave %" PRIu64 " bytes and then %" PRIu64, s->best,
+                       bytes);
     return BD_OK;
 }
 

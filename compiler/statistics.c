@@ -13,8 +13,8 @@
 #define STATISTICS_VERSION "1"
 
 /* Names are copied by the writer; the arrays are borrowed until finish. */
-static bd_status put_array(bd_st_writer *w, const char *kind, int index, const double *data, int ndim, const int64_t *dim,
-                           bd_err *err) {
+static bd_status put_array(bd_st_writer *w, const char *kind, int index, const double *data, int ndim,
+                           const int64_t *dim, bd_err *err) {
     char name[32];
     snprintf(name, sizeof name, "%s.%d", kind, index);
     return bd_st_tensor(w, name, BD_CK_F64, ndim, dim, data, err);
@@ -52,7 +52,8 @@ static const char *meta(const bd_ckpt *f, const char *key) {
 }
 
 /* Finite values; where `positive`, none below zero (sums of squares). */
-static bd_status get_array(double *out, const bd_ckpt *f, const char *kind, int index, uint64_t n, bool positive, bd_err *err) {
+static bd_status get_array(double *out, const bd_ckpt *f, const char *kind, int index, uint64_t n, bool positive,
+                           bd_err *err) {
     char name[32];
     snprintf(name, sizeof name, "%s.%d", kind, index);
     int t = bd_ckpt_find(f, name);
@@ -80,9 +81,11 @@ static bd_status read_statistics(bd_calibration *c, const bd_ckpt *f, const bd_m
     char model[65];
     bd_sha256_hex(m->model_hash, model);
     if (strcmp(meta(f, "birdie_statistics"), STATISTICS_VERSION) != 0)
-        return BD_FAIL(err, BD_E_MAGIC, "not a statistics file (its metadata lacks birdie_statistics " STATISTICS_VERSION ")");
+        return BD_FAIL(err, BD_E_MAGIC,
+                       "not a statistics file (its metadata lacks birdie_statistics " STATISTICS_VERSION ")");
     if (strcmp(meta(f, "model_sha256"), model) != 0)
-        return BD_FAIL(err, BD_E_CHECKSUM, "the statistics belong to another model; delete the file to collect them anew");
+        return BD_FAIL(err, BD_E_CHECKSUM,
+                       "the statistics belong to another model; delete the file to collect them anew");
     BD_TRY(get_hash(c->tokens_hash, meta(f, "tokens_sha256"), "tokens_sha256", err));
     const char *count = meta(f, "tokens");
     char *end;
@@ -95,7 +98,8 @@ static bd_status read_statistics(bd_calibration *c, const bd_ckpt *f, const bd_m
         BD_TRY(get_array(c->moments[i].h, f, "hessian", i, n * n, false, err));
     }
     for (int i = 0; i < c->n_uses; i++)
-        BD_TRY(get_array(c->uses[i].rows, f, "rows", i, (uint64_t)m->graph->params[c->uses[i].param].rows, true, err));
+        BD_TRY(
+            get_array(c->uses[i].rows, f, "rows", i, (uint64_t)m->graph->params[c->uses[i].param].rows, true, err));
     return BD_OK;
 }
 

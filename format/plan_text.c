@@ -27,7 +27,8 @@ bd_status bd_plan_print(const bd_plan *p, bd_buf *out, bd_err *err) {
     const bd_plan_rounding *r = &p->rounding;
     if (r->given)
         bd_buf_printf(out, "rounding feedback=%s order=%s damp=%.9g rows=%s rho=%.9g\n", r->feedback ? "yes" : "no",
-                      r->act_order ? "activation" : "natural", r->damp, r->rows_by_loss ? "loss" : "deviation", r->rho);
+                      r->act_order ? "activation" : "natural", r->damp, r->rows_by_loss ? "loss" : "deviation",
+                      r->rho);
     for (int i = 0; i < p->n_tensors; i++) {
         const bd_plan_tensor *t = &p->tensors[i];
         bd_buf_printf(out, "tensor %s %s %s", t->name, t->group, bd_qmethod_name(t->method));
@@ -89,7 +90,8 @@ static bd_status parse_real(const line *l, const char *s, double *out, bd_err *e
 }
 
 /* One of two words. */
-static bd_status parse_choice(const line *l, const char *s, const char *no, const char *yes, bool *out, bd_err *err) {
+static bd_status parse_choice(const line *l, const char *s, const char *no, const char *yes, bool *out,
+                              bd_err *err) {
     *out = !strcmp(s, yes);
     if (!*out && strcmp(s, no) != 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "\"%s\" is not a choice here", s);
     return BD_OK;
@@ -124,8 +126,15 @@ static bd_status parse_rounding(bd_plan_rounding *r, const line *l, bd_err *err)
 static bd_status parse_tensor(bd_plan_tensor *t, const line *l, bd_err *err) {
     if (l->n < 4) return LINE_FAIL(err, BD_E_SYNTAX, l, "expected: tensor NAME GROUP METHOD key=value...%s", "");
     int method = bd_qmethod_find(l->word[3]);
-    if (method < 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown method \"%s\" (f16, row, ternary, f32)", l->word[3]);
-    *t = (bd_plan_tensor){.name = l->word[1], .group = l->word[2], .method = (bd_qmethod)method, .bits = 6, .qgroup = 128, .lost = -1, .line = l->number};
+    if (method < 0)
+        return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown method \"%s\" (f16, row, ternary, f32)", l->word[3]);
+    *t = (bd_plan_tensor){.name = l->word[1],
+                          .group = l->word[2],
+                          .method = (bd_qmethod)method,
+                          .bits = 6,
+                          .qgroup = 128,
+                          .lost = -1,
+                          .line = l->number};
     for (int i = 4; i < l->n; i++) {
         const char *key = l->word[i], *value = "";
         BD_TRY(cut_pair(l, l->word[i], &value, err));
@@ -158,7 +167,8 @@ static bd_status parse_group(const bd_plan *p, bd_plan_group *g, const line *l, 
     int codec = bd_codec_find(l->word[2]);
     if (codec < 0) return LINE_FAIL(err, BD_E_UNKNOWN, l, "unknown codec \"%s\"", l->word[2]);
     for (const bd_plan_group *o = p->groups; o < g; o++)
-        if (!strcmp(o->name, l->word[1])) return LINE_FAIL(err, BD_E_SYNTAX, l, "a second line for group %s", l->word[1]);
+        if (!strcmp(o->name, l->word[1]))
+            return LINE_FAIL(err, BD_E_SYNTAX, l, "a second line for group %s", l->word[1]);
     g->name = l->word[1];
     g->line = l->number;
     g->codec = (bd_codec)codec;
@@ -211,7 +221,8 @@ bd_status bd_plan_parse(bd_plan **out, const char *text, uint64_t size, bd_err *
     int lines = 1;
     for (uint64_t i = 0; i < size; i++) {
         unsigned char b = (unsigned char)text[i];
-        if ((b < 32 || b > 126) && b != '\n') return BD_FAIL_AT(err, BD_E_SYNTAX, i, "plan line %d: byte %d is not text", lines, b);
+        if ((b < 32 || b > 126) && b != '\n')
+            return BD_FAIL_AT(err, BD_E_SYNTAX, i, "plan line %d: byte %d is not text", lines, b);
         lines += b == '\n';
     }
     if (lines > MAX_LINES) return BD_FAIL(err, BD_E_LIMIT, "a plan has at most 65,536 lines");

@@ -24,17 +24,17 @@
 typedef struct bd_plan_tensor {
     const char *name, *group;
     bd_qmethod method;
-    int bits;           /* row */
-    float k;            /* row: SDClip's k, 0: finest */
-    uint32_t qgroup;    /* ternary: elements per scale */
-    double lost;        /* share of the signal lost as predicted; negative: not stated */
-    int line;           /* where it was read, 0: it was not */
+    int bits;        /* row */
+    float k;         /* row: SDClip's k, 0: finest */
+    uint32_t qgroup; /* ternary: elements per scale */
+    double lost;     /* share of the signal lost as predicted; negative: not stated */
+    int line;        /* where it was read, 0: it was not */
 } bd_plan_tensor;
 
 typedef struct bd_plan_group {
     const char *name;
     bd_codec codec;
-    uint64_t bytes;     /* in the file */
+    uint64_t bytes; /* in the file */
     int line;
 } bd_plan_group;
 
@@ -48,7 +48,7 @@ typedef struct bd_plan_rounding {
 } bd_plan_rounding;
 
 typedef struct bd_plan {
-    bd_arena *arena;    /* owns the strings and arrays when parsed */
+    bd_arena *arena; /* owns the strings and arrays when parsed */
     uint64_t budget;
     char codecs[128];
     uint64_t calib_tokens;

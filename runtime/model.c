@@ -178,7 +178,8 @@ bd_status bd_model_from_artifact(bd_model **out, const bd_artifact *a, const bd_
     m->protocol = a->protocol;
     memcpy(m->model_hash, a->model_hash, 32);
     memcpy(m->tokenizer_hash, a->tokenizer_tables_hash, 32);
-    m->has_tokenizer_hash = true;
+    /* All zero: compiled without a tokenizer, so any will do. */
+    for (int i = 0; i < 32; i++) m->has_tokenizer_hash |= m->tokenizer_hash[i] != 0;
     return BD_OK;
 done:
     free(seen);

@@ -70,7 +70,9 @@ static void write_inputs(void) {
     for (int i = 0; i < m->graph->n_params; i++) {
         const bd_param *p = &m->graph->params[i];
         int64_t dim[2] = {p->rows, p->cols};
-        CHECK_OK(bd_st_tensor(w, p->name, BD_CK_F32, p->ndim, p->ndim == 1 ? dim + 1 : dim, m->params + p->offset, &e), &e);
+        CHECK_OK(
+            bd_st_tensor(w, p->name, BD_CK_F32, p->ndim, p->ndim == 1 ? dim + 1 : dim, m->params + p->offset, &e),
+            &e);
     }
     CHECK_OK(bd_st_finish(w, &e), &e);
     uint16_t t[N];
@@ -89,7 +91,8 @@ static void write_inputs(void) {
 
 TEST(json_report) {
     write_inputs();
-    result *r = run(COMPILE "--budget 7000 --out $T/a.birdie --plan $T/a.plan --stats $T/a.stats --threads 2 --json");
+    result *r =
+        run(COMPILE "--budget 7000 --out $T/a.birdie --plan $T/a.plan --stats $T/a.stats --threads 2 --json");
     CHECK_MSG(r->rc == 0, "%s", r->err);
     json_error_t je;
     json_t *o = json_loads(r->out, 0, &je);
@@ -102,7 +105,8 @@ TEST(json_report) {
     CHECK_STR(json_string_value(json_object_get(o, "predicted_bytes")), size);
     CHECK_STR(json_string_value(json_object_get(o, "budget")), "7000");
     CHECK_STR(json_string_value(json_object_get(o, "limit")), "budget");
-    CHECK(strlen(json_string_value(json_object_get(o, "sha256"))) == 64 && json_is_null(json_object_get(o, "claim")));
+    CHECK(strlen(json_string_value(json_object_get(o, "sha256"))) == 64 &&
+          json_is_null(json_object_get(o, "claim")));
     json_t *groups = json_object_get(o, "groups");
     CHECK(json_array_size(groups) >= 3);
     long long sum = 0;
@@ -118,12 +122,14 @@ TEST(json_report) {
 
 TEST(same_bytes_with_statistics_and_plan) {
     write_inputs();
-    static const char *const ways[] = {
-        "--calib $T/x_train_000000.bin --threads 1 --isa ref", "--stats $T/b.stats --calib $T/x_train_000000.bin --threads 2",
-        "--stats $T/b.stats --isa avx2", "--stats $T/b.stats --plan $T/b.plan", "--stats $T/b.stats --plan $T/b.plan --recipe int5"};
+    static const char *const ways[] = {"--calib $T/x_train_000000.bin --threads 1 --isa ref",
+                                       "--stats $T/b.stats --calib $T/x_train_000000.bin --threads 2",
+                                       "--stats $T/b.stats --isa avx2", "--stats $T/b.stats --plan $T/b.plan",
+                                       "--stats $T/b.stats --plan $T/b.plan --recipe int5"};
     for (int i = 0; i < 5; i++) {
         char cmd[512];
-        snprintf(cmd, sizeof cmd, "compile $T/m.safetensors --protocol $T/p.json --budget 6800 --out $T/w%d.birdie %s", i, ways[i]);
+        snprintf(cmd, sizeof cmd,
+                 "compile $T/m.safetensors --protocol $T/p.json --budget 6800 --out $T/w%d.birdie %s", i, ways[i]);
         result *r = run(cmd);
         CHECK_MSG(r->rc == 0, "%s: %s", ways[i], r->err);
         snprintf(cmd, sizeof cmd, "cmp -s %s/w0.birdie %s/w%d.birdie", test_tmp(), test_tmp(), i);
@@ -155,23 +161,26 @@ TEST(wrong_usage) {
     fails(COMPILE "--budget 7000 --out $T/missing/no.birdie", 2, "missing");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --max-tokens 5", 2, "--claim");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --recipe int9", 2, "no recipe");
-    fails(COMPILE "--budget 7000 --out $T/no.birdie --claim $T/x_train_000000.bin --tokenizer $T/m.safetensors", 2, "");
+    fails(COMPILE "--budget 7000 --out $T/no.birdie --claim $T/x_train_000000.bin --tokenizer $T/m.safetensors", 2,
+          "");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --stats $T/x_val_000000.bin", 2, "x_val");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --claim $T/x_val_000000.bin", 2, "--tokenizer");
 }
 
 TEST(calibration_text_is_never_scored) {
     const char *train = test_data("tokens/fineweb_train_000000.sp1024.bin");
-    const char *model = test_data("checkpoints/taleef7_64d.pt"), *tok = test_data("tokenizers/fineweb_1024_bpe.model");
+    const char *model = test_data("checkpoints/taleef7_64d.pt"),
+               *tok = test_data("tokenizers/fineweb_1024_bpe.model");
     if (!train || !model || !tok) SKIP("no data");
     char cmd[2048];
-    snprintf(cmd, sizeof cmd, "compile %s --calib %s --claim %s --tokenizer %s --budget 60000 --out $T/no.birdie", model, train,
-             train, tok);
+    snprintf(cmd, sizeof cmd, "compile %s --calib %s --claim %s --tokenizer %s --budget 60000 --out $T/no.birdie",
+             model, train, train, tok);
     fails(cmd, 2, "never calibrate on what is scored");
 }
 
 TEST(ctrl_c_leaves_no_file) {
-    const char *train = test_data("tokens/fineweb_train_000000.sp1024.bin"), *model = test_data("checkpoints/own_192d.pt");
+    const char *train = test_data("tokens/fineweb_train_000000.sp1024.bin"),
+               *model = test_data("checkpoints/own_192d.pt");
     if (!train || !model) SKIP("no data");
     char out[128];
     snprintf(out, sizeof out, "%s", in_tmp("no.birdie"));
@@ -179,8 +188,8 @@ TEST(ctrl_c_leaves_no_file) {
     CHECK(pid >= 0);
     if (pid == 0) {
         if (!freopen("/dev/null", "w", stderr)) _exit(99);
-        execl(BIRDIE_PROGRAM, "birdie", "compile", model, "--calib", train, "--budget", "600000", "--out", out, "--stats",
-              in_tmp("no.stats"), (char *)NULL);
+        execl(BIRDIE_PROGRAM, "birdie", "compile", model, "--calib", train, "--budget", "600000", "--out", out,
+              "--stats", in_tmp("no.stats"), (char *)NULL);
         _exit(98);
     }
     usleep(800000);

@@ -18,7 +18,8 @@ typedef struct bench {
     bd_compile_recipe *r;
 } bench;
 
-static bd_status calibrate(bd_calibration **c, const bd_model *m, bd_backend *be, uint64_t tokens, const bd_progress *p) {
+static bd_status calibrate(bd_calibration **c, const bd_model *m, bd_backend *be, uint64_t tokens,
+                           const bd_progress *p) {
     static uint16_t stream[TOKENS];
     uint64_t seed = 77;
     random_tokens(stream, TOKENS, m->graph->vocab, &seed);
@@ -53,7 +54,8 @@ static bd_artifact *check_file(const bench *b, const bd_buf *file, const bd_comp
     CHECK_EQ_U64(r->predicted_bytes, file->size);
     uint64_t short_by = budget - file->size;
     if (r->limit == BD_LIMIT_BUDGET)
-        CHECK_MSG(budget >= 200000 ? short_by * 200 <= budget : short_by <= 1024, "%zu bytes of %" PRIu64, file->size, budget);
+        CHECK_MSG(budget >= 200000 ? short_by * 200 <= budget : short_by <= 1024, "%zu bytes of %" PRIu64,
+                  file->size, budget);
     bd_artifact *a = NULL;
     bd_artifact_limits lim = bd_artifact_limits_default();
     CHECK_OK(bd_artifact_parse(&a, file->data, file->size, &lim, &e), &e);
@@ -102,7 +104,8 @@ TEST(budgets_of_a_tiny_model) {
     for (int i = 0; i < 10; i++) {
         uint64_t budget = lo + 40 + test_rand(&seed) % (hi - lo);
         uint64_t size = compile_ok(&b, budget, &file, &limit);
-        CHECK_MSG(limit == BD_LIMIT_FINEST ? budget + 16 >= hi : size + 1024 >= budget, "%" PRIu64 " of %" PRIu64, size, budget);
+        CHECK_MSG(limit == BD_LIMIT_FINEST ? budget + 16 >= hi : size + 1024 >= budget, "%" PRIu64 " of %" PRIu64,
+                  size, budget);
     }
     /* The budget stands in the plan, so its digits count too. */
     CHECK(compile_ok(&b, hi, &file, &limit) <= hi && limit == BD_LIMIT_FINEST);
@@ -193,7 +196,9 @@ TEST(ternary_and_small_int8) {
             bd_qtensor_dequant(q, v);
             for (int64_t i = 0; i < q->group; i++) {
                 double mean = sum / q->group, x = (double)w[i] / mean;
-                CHECK(fabs(fabs(x) - 0.5) < 1e-3 || fabs((double)v[i] - mean * (x > 0.5 ? 1 : x < -0.5 ? -1 : 0)) < mean * 1e-3);
+                CHECK(fabs(fabs(x) - 0.5) < 1e-3 || fabs((double)v[i] - mean * (x > 0.5    ? 1
+                                                                                : x < -0.5 ? -1
+                                                                                           : 0)) < mean * 1e-3);
             }
             free(v);
         }
@@ -206,8 +211,7 @@ TEST(ternary_and_small_int8) {
 /* A matrix the loss feels more gets a finer step. */
 TEST(steps_follow_the_loss) {
     bench b = open_bench(&TINY, "cpu", 1, NULL);
-    for (int i = 0; i < b.c->n_uses; i++)
-        CHECK(b.c->uses[i].rows && b.c->moments[b.c->uses[i].moment].h);
+    for (int i = 0; i < b.c->n_uses; i++) CHECK(b.c->uses[i].rows && b.c->moments[b.c->uses[i].moment].h);
     int at = bd_graph_find_param(b.m->graph, "blocks.1.mlp.fc.weight");
     CHECK(at >= 0);
     bd_compile_result r;
@@ -305,8 +309,8 @@ TEST(plan_gives_the_same_bytes) {
         o.plan = plan;
         CHECK_OK(bd_compile(&copy, &again, b.m, b.be, &o, &e), &e);
         CHECK(again.limit == BD_LIMIT_PLAN);
-        CHECK_MSG(copy.size == file.size && !memcmp(copy.data, file.data, file.size), "recipe %s: %zu and %zu bytes", recipes[i],
-                  file.size, copy.size);
+        CHECK_MSG(copy.size == file.size && !memcmp(copy.data, file.data, file.size),
+                  "recipe %s: %zu and %zu bytes", recipes[i], file.size, copy.size);
         bd_plan_close(plan);
         bd_compile_result_free(&r);
         bd_compile_result_free(&again);
@@ -384,7 +388,8 @@ TEST(bad_weights) {
     for (int i = 0; i < 3; i++) {
         w[5] = bad[i];
         CHECK_EQ_U64(bd_compile(&file, &r, b.m, b.be, &o, &e), want[i]);
-        CHECK_MSG(strstr(e.msg, "blocks.2.mlp.proj.weight") && strstr(e.msg, i < 2 ? "element 5" : "row 0"), "%s", e.msg);
+        CHECK_MSG(strstr(e.msg, "blocks.2.mlp.proj.weight") && strstr(e.msg, i < 2 ? "element 5" : "row 0"), "%s",
+                  e.msg);
         CHECK(bd_status_exit(e.code) == 2 && file.size == 0);
     }
     w[5] = was;

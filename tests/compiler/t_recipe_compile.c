@@ -28,8 +28,9 @@ TEST(built_in_recipes) {
         const char *name;
         bd_qmethod matrix;
         int lo, hi;
-    } want[] = {{NULL, BD_Q_ROW, 5, 8},   {"gptq", BD_Q_ROW, 5, 8}, {"int8", BD_Q_ROW, 8, 8},       {"int7", BD_Q_ROW, 7, 7},
-                {"int6", BD_Q_ROW, 6, 6}, {"int5", BD_Q_ROW, 5, 5}, {"ternary", BD_Q_TERNARY, 5, 8}};
+    } want[] = {{NULL, BD_Q_ROW, 5, 8},         {"gptq", BD_Q_ROW, 5, 8}, {"int8", BD_Q_ROW, 8, 8},
+                {"int7", BD_Q_ROW, 7, 7},       {"int6", BD_Q_ROW, 6, 6}, {"int5", BD_Q_ROW, 5, 5},
+                {"ternary", BD_Q_TERNARY, 5, 8}};
     for (int i = 0; i < 7; i++) {
         bd_compile_recipe *r;
         CHECK_OK(bd_compile_recipe_open(&r, want[i].name, &e), &e);
@@ -44,10 +45,12 @@ TEST(built_in_recipes) {
 
 TEST(every_key) {
     bd_compile_recipe *r;
-    CHECK_OK(open_text(&r, "{\"matrix\": \"ternary\", \"bits\": [4, 6], \"group\": 64, \"damp\": 0.25, \"feedback\": false,"
-                           "\"order\": \"natural\", \"tensors\": \"equal\", \"rows\": \"deviation\", \"rho\": 0.5,"
-                           "\"calib_tokens\": 4096, \"small\": \"int8\", \"steps\": {\"*.attn.*\": 0.5, \"*\": 2}}"),
-             &e);
+    CHECK_OK(
+        open_text(&r,
+                  "{\"matrix\": \"ternary\", \"bits\": [4, 6], \"group\": 64, \"damp\": 0.25, \"feedback\": false,"
+                  "\"order\": \"natural\", \"tensors\": \"equal\", \"rows\": \"deviation\", \"rho\": 0.5,"
+                  "\"calib_tokens\": 4096, \"small\": \"int8\", \"steps\": {\"*.attn.*\": 0.5, \"*\": 2}}"),
+        &e);
     CHECK(r->matrix == BD_Q_TERNARY && r->bits_min == 4 && r->bits_max == 6 && r->group == 64 && r->damp == 0.25);
     CHECK(!r->feedback && !r->act_order && !r->tensors_by_loss && !r->rows_by_loss && r->rho == 0.5);
     CHECK(r->calib_tokens == 4096 && r->small == BD_Q_ROW && r->n_steps == 2 && r->steps[0].factor == 0.5);
