@@ -337,7 +337,7 @@ static bd_status run_steps(trainer *t, bd_train_result *res, bd_err *err) {
                              .lr_mul = lr_mul,
                              .norm = norm,
                              .elapsed = elapsed(t),
-                             .time_s = t->r->time_s,
+                             .time_s = t->o->replay ? 0 : t->r->time_s,
                              .tokens_per_s = (double)(t->nseq * t->r->seq_len) / step_s,
                              .gflops = flops / step_s * 1e-9};
         BD_TRY(log_step(t, &p, err));
