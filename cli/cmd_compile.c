@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/data_args.h"
 #include "cli/protocol_json.h"
+#include "cli/score_json.h"
 #include "compiler/compile.h"
 #include "kernels/peak.h"
 
@@ -136,20 +137,6 @@ static json_t *groups_json(const bd_plan *p) {
     return list;
 }
 
-static json_t *claim_json(const bd_claim *c, const bd_score *s) {
-    if (!c->present) return json_null();
-    json_t *o = json_object(), *shards = json_array();
-    for (uint32_t i = 0; i < c->n_shards; i++) json_array_append_new(shards, bd_cli_hex(c->shard_sha256[i], 32));
-    json_object_set_new(o, "numerics", json_integer(c->numerics));
-    json_object_set_new(o, "shards", shards);
-    json_object_set_new(o, "first_target", bd_cli_u64(c->first_target));
-    json_object_set_new(o, "tokens", bd_cli_u64(c->tokens));
-    json_object_set_new(o, "bytes", bd_cli_u64(c->bytes));
-    json_object_set_new(o, "nll_q32", bd_cli_i64(c->nll_q32));
-    json_object_set_new(o, "val_bpb", bd_cli_real(s->val_bpb));
-    return o;
-}
-
 static int print_report(const compile_report *r, const compile_args *a) {
     char hex[65];
     bd_sha256_hex(r->sha256, hex);
@@ -162,7 +149,9 @@ static int print_report(const compile_report *r, const compile_args *a) {
         json_object_set_new(o, "limit", json_string(bd_compile_limit_name(r->res.limit)));
         json_object_set_new(o, "step", bd_cli_real(r->res.step));
         json_object_set_new(o, "groups", groups_json(r->res.plan));
-        json_object_set_new(o, "claim", claim_json(&r->claim, &r->score));
+        json_t *claim = bd_claim_json(&r->claim);
+        if (r->claim.present) json_object_set_new(claim, "val_bpb", bd_cli_real(r->score.val_bpb));
+        json_object_set_new(o, "claim", claim);
         json_object_set_new(t, "seconds_calibrate", bd_cli_real(r->seconds_calibrate));
         json_object_set_new(t, "seconds_solve", bd_cli_real(r->seconds_solve));
         json_object_set_new(t, "seconds_claim", bd_cli_real(r->seconds_claim));

@@ -7,6 +7,7 @@
 #include "base/sha256.h"
 #include "cli/cli.h"
 #include "cli/protocol_json.h"
+#include "cli/score_json.h"
 #include "cli/tensor_set.h"
 #include "format/shard.h"
 #include "format/tokenizer.h"
@@ -248,20 +249,6 @@ static void show_qtensors(show *s, const bd_artifact *a, const bd_graph *g) {
     }
 }
 
-static json_t *claim_json(const bd_claim *c) {
-    if (!c->present) return json_null();
-    json_t *o = json_object(), *shards = json_array();
-    for (uint32_t i = 0; i < c->n_shards && i < BD_CLAIM_MAX_SHARDS; i++)
-        json_array_append_new(shards, bd_cli_hex(c->shard_sha256[i], 32));
-    json_object_set_new(o, "numerics", json_integer(c->numerics));
-    json_object_set_new(o, "shards", shards);
-    json_object_set_new(o, "first_target", bd_cli_u64(c->first_target));
-    json_object_set_new(o, "tokens", bd_cli_u64(c->tokens));
-    json_object_set_new(o, "bytes", bd_cli_u64(c->bytes));
-    json_object_set_new(o, "nll_q32", bd_cli_i64(c->nll_q32));
-    return o;
-}
-
 static void show_artifact_head(show *s, const bd_artifact *a, const bd_graph *g) {
     head(s, "artifact");
     if (s->json) {
@@ -270,7 +257,7 @@ static void show_artifact_head(show *s, const bd_artifact *a, const bd_graph *g)
         json_object_set_new(s->o, "vocab", json_integer(a->vocab));
         json_object_set_new(s->o, "params", bd_cli_u64(g->param_count));
         json_object_set_new(s->o, "protocol", bd_protocol_to_json(&a->protocol));
-        json_object_set_new(s->o, "claim", claim_json(&a->claim));
+        json_object_set_new(s->o, "claim", bd_claim_json(&a->claim));
     } else {
         const bd_protocol *p = &a->protocol;
         printf("%-12s %" PRIu32 ", numerics %" PRIu32 "\n", "version", a->version, a->numerics);

@@ -31,3 +31,17 @@ json_t *bd_measured_json(const bd_score *s, const bd_backend *be) {
     json_object_set_new(t, "backend", json_string(be->vt->name));
     return t;
 }
+
+json_t *bd_claim_json(const bd_claim *c) {
+    if (!c->present) return json_null();
+    json_t *o = json_object(), *shards = json_array();
+    for (uint32_t i = 0; i < c->n_shards && i < BD_CLAIM_MAX_SHARDS; i++)
+        json_array_append_new(shards, bd_cli_hex(c->shard_sha256[i], 32));
+    json_object_set_new(o, "numerics", json_integer(c->numerics));
+    json_object_set_new(o, "shards", shards);
+    json_object_set_new(o, "first_target", bd_cli_u64(c->first_target));
+    json_object_set_new(o, "tokens", bd_cli_u64(c->tokens));
+    json_object_set_new(o, "bytes", bd_cli_u64(c->bytes));
+    json_object_set_new(o, "nll_q32", bd_cli_i64(c->nll_q32));
+    return o;
+}

@@ -46,9 +46,8 @@ done:
 }
 
 static const char *meta(const bd_ckpt *f, const char *key) {
-    for (int i = 0; i < f->n_meta; i++)
-        if (!strcmp(f->meta_keys[i], key)) return f->meta_values[i];
-    return "";
+    const char *value = bd_ckpt_meta(f, key);
+    return value ? value : "";
 }
 
 /* Finite values; where `positive`, none below zero (sums of squares). */

@@ -227,6 +227,12 @@ int bd_ckpt_find(const bd_ckpt *c, const char *name) {
     return -1;
 }
 
+const char *bd_ckpt_meta(const bd_ckpt *c, const char *key) {
+    for (int i = 0; i < c->n_meta; i++)
+        if (!strcmp(c->meta_keys[i], key)) return c->meta_values[i];
+    return NULL;
+}
+
 /* --- values --- */
 
 static inline uint16_t le16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }

@@ -49,7 +49,8 @@ bd_status bd_ckpt_open(bd_ckpt **out, const char *path, bd_err *err);
 /* The same from memory (fuzzing, tests); the memory must outlive the checkpoint. */
 bd_status bd_ckpt_open_memory(bd_ckpt **out, const void *data, uint64_t size, bd_err *err);
 void bd_ckpt_close(bd_ckpt *c);
-int bd_ckpt_find(const bd_ckpt *c, const char *name); /* -1: none */
+int bd_ckpt_find(const bd_ckpt *c, const char *name);        /* -1: none */
+const char *bd_ckpt_meta(const bd_ckpt *c, const char *key); /* NULL: none */
 /* Convert to float32 in row-major order (dequantized, with the dtype casts the official loader does). out: (count).
  */
 bd_status bd_ckpt_read_f32(const bd_ckpt *c, int index, float *out, bd_err *err);

@@ -173,12 +173,6 @@ static bd_status from_file(bd_graph **out, char name[64], const bd_ckpt *c, cons
     return accept_or_fail(out, g, c, what, err);
 }
 
-static const char *meta(const bd_ckpt *c, const char *key) {
-    for (int i = 0; i < c->n_meta; i++)
-        if (!strcmp(c->meta_keys[i], key)) return c->meta_values[i];
-    return NULL;
-}
-
 /* An infer line failed, so there is no graph to compare with: say what there is instead. */
 static void put_holdings(bd_buf *out, const bd_ckpt *c) {
     bd_buf_printf(out, "; it holds %d tensors", c->n);
@@ -258,7 +252,7 @@ bd_status bd_recognize(bd_graph **out, char name[64], const bd_ckpt *c, const bd
     if (!opts) opts = &no_opts;
     if (opts->model_file) return from_file(out, name, c, opts, lim, err);
 
-    const char *text = meta(c, BD_META_GRAPH);
+    const char *text = bd_ckpt_meta(c, BD_META_GRAPH);
     if (text && !opts->n_settings) {
         bd_graph *g = NULL;
         bd_status st = bd_graph_parse(&g, text, strlen(text), lim, err);
@@ -266,7 +260,7 @@ bd_status bd_recognize(bd_graph **out, char name[64], const bd_ckpt *c, const bd
             bd_err_prefix(err, "graph in the metadata: ");
             return st;
         }
-        const char *known = meta(c, BD_META_MODEL);
+        const char *known = bd_ckpt_meta(c, BD_META_MODEL);
         copy_name(name, known ? known : g->name && *g->name ? g->name : "model");
         return accept_or_fail(out, g, c, "the graph in its metadata", err);
     }

@@ -77,9 +77,8 @@ done:
 }
 
 static const char *meta(const bd_ckpt *c, const char *key) {
-    for (int i = 0; i < c->n_meta; i++)
-        if (!strcmp(c->meta_keys[i], key)) return c->meta_values[i];
-    return "";
+    const char *value = bd_ckpt_meta(c, key);
+    return value ? value : "";
 }
 
 bd_status bd_train_state_load(bd_train_state *s, const bd_graph *g, bd_backend *be, const char *path, bd_err *err) {
