@@ -12,7 +12,7 @@
     "BRD\r\n\x1a\n"
 
 enum {
-    BD_ARTIFACT_VERSION = 1,
+    BD_ARTIFACT_VERSION = 2,
     BD_HEADER_BYTES = 28,
     BD_ENTRY_BYTES = 42,
     BD_HASH_BYTES = 32,
@@ -40,6 +40,10 @@ bd_status bd_artifact_check_claim(const bd_claim *c, uint64_t place, bd_err *err
 /* Order of parameters over all groups. */
 bd_status bd_artifact_check_groups(const bd_qgroup *groups, uint32_t n, uint64_t place, bd_err *err);
 void bd_artifact_model_hash(const uint8_t *data, uint32_t n_sections, uint64_t claims_offset, uint8_t out[32]);
+
+/* Where the claims section of a valid artifact begins; the contents of sections are not decoded. */
+bd_status bd_artifact_find_claims(const void *data, uint64_t size, uint64_t *offset, uint32_t *n_sections,
+                                  bd_err *err);
 
 static inline void bd_store_u32(uint8_t *p, uint32_t v) {
     for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> (8 * i));

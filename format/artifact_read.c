@@ -7,9 +7,10 @@
 #include "format/codec.h"
 #include "format/weight_codec.h"
 #include "format/weight_group.h"
+#include "format/weight_lrzip.h"
 
 const char *bd_qmethod_name(bd_qmethod m) {
-    static const char *const names[BD_Q_COUNT] = {"f16", "row", "ternary", "f32"};
+    static const char *const names[BD_Q_COUNT] = {"f16", "row", "ternary", "f32", "tcq", "log", "lqer"};
     return (unsigned)m < BD_Q_COUNT ? names[m] : "unknown";
 }
 
@@ -135,11 +136,14 @@ static bd_status check_entry(reader *r, bd_section_type type, unsigned codec, ui
         [BD_SEC_PROTOCOL] = {BD_CODEC_XZ, 1, BD_PROTOCOL_MAX},
         [BD_SEC_TOKENIZER] = {BD_CODEC_RAW, BD_TOKENIZER_BYTES, BD_TOKENIZER_BYTES},
         [BD_SEC_PLAN] = {BD_CODEC_XZ, 0, BD_TEXT_MAX},
-        [BD_SEC_WEIGHTS] = {BD_CODEC_RANGE, 1, UINT32_MAX},
+        [BD_SEC_WEIGHTS] = {BD_CODEC_LRZIP, 1, UINT32_MAX},
         [BD_SEC_CLAIMS] = {BD_CODEC_RAW, BD_CLAIM_BYTES, BD_CLAIM_BYTES},
     };
     if (codec > rule[type].codecs)
         return BD_FAIL_AT(r->err, BD_E_FIELD, at + 1, "codec %u is not allowed in this section", codec);
+    if (codec == BD_CODEC_LRZIP && !r->lim.allow_external)
+        return BD_FAIL_AT(r->err, BD_E_REFUSED, at + 1,
+                          "a weight group needs the external program lrzip: --allow-external permits that");
     if (raw < rule[type].low || raw > rule[type].high)
         return BD_FAIL_AT(r->err, BD_E_FIELD, at + 6, "a section of this type cannot have %llu bytes",
                           (unsigned long long)raw);
@@ -254,13 +258,16 @@ static bd_status read_group(reader *r, bd_section_info *s, bd_qgroup *g, bd_grou
     bd_status st;
     if (s->codec == BD_CODEC_RANGE) {
         st = bd_weight_decode(g, r->a->arena, r->data + s->offset, s->stored, s->raw, budget, s->offset, r->err);
+    } else if (s->codec == BD_CODEC_LRZIP) {
+        st = bd_lrzip_unpack(g, r->a->arena, r->data + s->offset, s->stored, s->raw, budget, s->offset, r->err);
     } else {
         uint8_t *raw = malloc(s->raw);
         if (!raw)
             return BD_FAIL_AT(r->err, BD_E_NOMEM, s->offset, "no memory for %llu bytes of weights",
                               (unsigned long long)s->raw);
         st = bd_codec_unpack(s->codec, r->data + s->offset, s->stored, raw, s->raw, s->offset, r->err);
-        if (st == BD_OK) st = bd_group_raw_read(g, r->a->arena, raw, s->raw, budget, s->offset, r->err);
+        if (st == BD_OK)
+            st = bd_group_raw_read(g, BD_RAW_ALL, r->a->arena, raw, s->raw, NULL, budget, s->offset, r->err);
         free(raw);
     }
     if (st == BD_OK) s->name = g->name;
@@ -308,6 +315,27 @@ static bd_status read_all(reader *r) {
     for (uint32_t g = 0; g < a->n_groups; g++) BD_TRY(read_group(r, &s[4 + g], &a->groups[g], &budget));
     BD_TRY(bd_artifact_check_groups(a->groups, a->n_groups, s[4].offset, r->err));
     return read_claim(r, &s[n - 1]);
+}
+
+bd_status bd_artifact_find_claims(const void *data, uint64_t size, uint64_t *offset, uint32_t *n_sections,
+                                  bd_err *err) {
+    bd_arena *arena = bd_arena_create(0);
+    bd_artifact *a = arena ? bd_arena_alloc(arena, 1, sizeof *a) : NULL;
+    reader r = {.a = a, .data = data ? data : "", .size = size, .lim = bd_artifact_limits_default(), .err = err};
+    bd_status st = BD_OK;
+    if (!a) {
+        st = BD_FAIL(err, BD_E_NOMEM, "no memory for an artifact");
+        goto done;
+    }
+    a->arena = arena;
+    r.lim.allow_external = true; /* nothing is unpacked */
+    BD_TRY_DONE(read_header(&r, n_sections));
+    BD_TRY_DONE(read_table(&r, *n_sections));
+    BD_TRY_DONE(check_hashes(&r));
+    *offset = a->sections[*n_sections - 1].offset;
+done:
+    bd_arena_destroy(arena);
+    return st;
 }
 
 bd_status bd_artifact_parse(bd_artifact **out, const void *data, uint64_t size, const bd_artifact_limits *lim,

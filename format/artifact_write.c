@@ -5,6 +5,7 @@
 #include "format/codec.h"
 #include "format/weight_codec.h"
 #include "format/weight_group.h"
+#include "format/weight_lrzip.h"
 
 /* A section before it is placed: its table entry and its stored bytes at body[start]. */
 typedef struct entry {
@@ -28,8 +29,9 @@ static bd_status pack_group_as(const bd_qgroup *g, bd_codec codec, const bd_buf 
                                bd_err *err) {
     size_t start = out->size;
     if (codec != BD_CODEC_RAW) {
-        BD_TRY(codec == BD_CODEC_RANGE ? bd_weight_encode(g, out, err)
-                                       : bd_codec_pack(codec, raw->data, raw->size, out, err));
+        BD_TRY(codec == BD_CODEC_RANGE   ? bd_weight_encode(g, out, err)
+               : codec == BD_CODEC_LRZIP ? bd_lrzip_pack(g, out, err)
+                                         : bd_codec_pack(codec, raw->data, raw->size, out, err));
         *used = codec;
         if (out->size - start < raw->size) return BD_OK;
         out->size = start;
@@ -57,41 +59,66 @@ static bd_status pack_group_best(const bd_qgroup *g, const bd_buf *raw, bd_buf *
     return st;
 }
 
-static bd_status add_group(bd_buf *body, entry *e, bd_qgroup *g, bd_err *err) {
-    BD_TRY(bd_group_check(g, err));
-    uint64_t size = bd_group_raw_size(g);
-    if (size > UINT32_MAX)
-        return BD_FAIL(err, BD_E_LIMIT, "weight group %s has %llu bytes; 2^32 - 1 are possible", g->name,
-                       (unsigned long long)size);
-    if ((unsigned)g->codec > BD_CODEC_COUNT)
-        return BD_FAIL(err, BD_E_FIELD, "weight group %s has no such codec", g->name);
+/* The coded section of a group, into `out`. */
+static bd_status pack_group(bd_qgroup *g, uint64_t raw_size, bd_buf *out, bd_err *err) {
+    size_t start = out->size;
     bd_buf raw;
     bd_buf_init(&raw);
-    bd_group_raw_write(g, &raw);
+    bd_group_raw_write(g, BD_RAW_ALL, &raw);
     bd_status st = bd_buf_check(&raw, err);
-    BD_ASSERT(st != BD_OK || raw.size == size);
-    e->type = BD_SEC_WEIGHTS;
-    e->raw = size;
-    e->start = body->size;
+    BD_ASSERT(st != BD_OK || raw.size == raw_size);
+    bd_codec used = g->codec;
     if (st == BD_OK)
-        st = g->codec == BD_CODEC_COUNT ? pack_group_best(g, &raw, body, &e->codec, err)
-                                        : pack_group_as(g, g->codec, &raw, body, &e->codec, err);
+        st = g->codec == BD_CODEC_COUNT ? pack_group_best(g, &raw, out, &used, err)
+                                        : pack_group_as(g, g->codec, &raw, out, &used, err);
     bd_buf_free(&raw);
     if (st != BD_OK) return st;
-    e->stored = body->size - e->start;
-    g->codec = e->codec;
-    g->stored_bytes = e->stored;
+    g->codec = used;
+    g->stored_bytes = out->size - start;
     return BD_OK;
 }
 
-bd_status bd_qgroup_cost(bd_qgroup *g, uint64_t *bytes, bd_err *err) {
-    bd_buf body;
-    entry e;
-    bd_buf_init(&body);
-    bd_status st = add_group(&body, &e, g, err);
-    if (st == BD_OK) *bytes = BD_ENTRY_BYTES + e.stored;
-    bd_buf_free(&body);
+/* Its checked size in the raw layout; the section is appended to body (NULL: only its size is asked for). */
+static bd_status add_group(bd_buf *body, bd_qgroup *g, uint64_t *raw_size, bd_err *err) {
+    BD_TRY(bd_group_check(g, err));
+    *raw_size = bd_group_raw_size(g);
+    if (*raw_size > UINT32_MAX)
+        return BD_FAIL(err, BD_E_LIMIT, "weight group %s has %llu bytes; 2^32 - 1 are possible", g->name,
+                       (unsigned long long)*raw_size);
+    if ((unsigned)g->codec > BD_CODEC_COUNT)
+        return BD_FAIL(err, BD_E_FIELD, "weight group %s has no such codec", g->name);
+    if (!g->packed && body) return pack_group(g, *raw_size, body, err);
+    bd_buf own, *packed = g->packed ? g->packed : &own;
+    bd_buf_init(&own);
+    bd_status st = BD_OK;
+    if (packed->size == 0) st = pack_group(g, *raw_size, packed, err);
+    if (st != BD_OK) packed->size = 0;
+    if (st == BD_OK && body) {
+        bd_buf_put(body, packed->data, packed->size);
+        st = bd_buf_check(body, err);
+    }
+    bd_buf_free(&own);
     return st;
+}
+
+bd_status bd_qgroup_cost(bd_qgroup *g, uint64_t *bytes, bd_err *err) {
+    uint64_t raw_size;
+    BD_TRY(add_group(NULL, g, &raw_size, err));
+    *bytes = BD_ENTRY_BYTES + g->stored_bytes;
+    return BD_OK;
+}
+
+bd_status bd_qgroup_tensor_bytes(const bd_qgroup *g, double *bytes, bd_err *err) {
+    BD_TRY(bd_group_check(g, err));
+    if (g->codec == BD_CODEC_RANGE || g->codec == BD_CODEC_COUNT) {
+        BD_TRY(bd_weight_price_tensors(g, bytes, err));
+        for (uint32_t t = 0; t < g->n_tensors; t++) bytes[t] /= 8;
+        return BD_OK;
+    }
+    double raw = (double)bd_group_raw_size(g), stored = g->stored_bytes ? (double)g->stored_bytes : raw;
+    for (uint32_t t = 0; t < g->n_tensors; t++)
+        bytes[t] = (double)bd_group_raw_size_of(&g->tensors[t]) * stored / raw;
+    return BD_OK;
 }
 
 static void put_claim(uint8_t out[BD_CLAIM_BYTES], const bd_claim *c) {
@@ -192,7 +219,15 @@ bd_status bd_artifact_build(const bd_artifact *a, bd_buf *out, bd_err *err) {
         goto done;
     }
     BD_TRY_DONE(add_front(a, &body, e, err));
-    for (uint32_t g = 0; g < a->n_groups; g++) BD_TRY_DONE(add_group(&body, &e[4 + g], &a->groups[g], err));
+    for (uint32_t g = 0; g < a->n_groups; g++) {
+        entry *s = &e[4 + g];
+        s->type = BD_SEC_WEIGHTS;
+        s->start = body.size;
+        BD_TRY_DONE(add_group(&body, &a->groups[g], &s->raw, err));
+        s->codec = a->groups[g].codec;
+        s->stored = a->groups[g].stored_bytes;
+        BD_ASSERT(s->stored == body.size - s->start); /* else `packed` was kept although the group changed hands */
+    }
     BD_TRY_DONE(bd_artifact_check_groups(a->groups, a->n_groups, BD_NO_OFFSET, err));
     uint8_t claim[BD_CLAIM_BYTES];
     put_claim(claim, &a->claim);
@@ -206,13 +241,12 @@ done:
 }
 
 bd_status bd_artifact_set_claim(void *data, uint64_t size, const bd_claim *claim, bd_err *err) {
-    bd_artifact *a;
-    BD_TRY(bd_artifact_check_claim(claim, BD_NO_OFFSET, err));
-    BD_TRY(bd_artifact_parse(&a, data, size, NULL, err));
     uint8_t *bytes = data;
-    uint64_t at = a->sections[a->n_sections - 1].offset;
-    uint8_t *hash = bytes + BD_HEADER_BYTES + (uint64_t)BD_ENTRY_BYTES * a->n_sections - BD_HASH_BYTES;
-    bd_artifact_close(a);
+    uint64_t at;
+    uint32_t n;
+    BD_TRY(bd_artifact_check_claim(claim, BD_NO_OFFSET, err));
+    BD_TRY(bd_artifact_find_claims(data, size, &at, &n, err));
+    uint8_t *hash = bytes + BD_HEADER_BYTES + (uint64_t)BD_ENTRY_BYTES * n - BD_HASH_BYTES;
     put_claim(bytes + at, claim);
     bd_sha256_of(bytes + at, BD_CLAIM_BYTES, hash);
     bd_sha256_of(bytes, size - BD_HASH_BYTES, bytes + size - BD_HASH_BYTES);

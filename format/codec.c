@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 #include <zstd.h>
 
 #include "format/range_coder.h"
@@ -14,14 +15,14 @@
 enum { BROTLI_WINDOW = 24, ZSTD_LEVEL = 19, ZSTD_WINDOW = 24, XZ_PRESET = 6 };
 
 const char *bd_codec_name(bd_codec c) {
-    static const char *const names[BD_CODEC_COUNT] = {"raw", "brotli", "zstd", "xz", "range"};
+    static const char *const names[BD_CODEC_COUNT] = {"raw", "brotli", "zstd", "xz", "range", "zlib", "lrzip"};
     return (unsigned)c < BD_CODEC_COUNT ? names[c] : "unknown";
 }
 
 void bd_codec_versions(char *out, int size) {
     uint32_t b = BrotliEncoderVersion();
-    snprintf(out, (size_t)size, "brotli %u.%u.%u, zstd %s, xz %s", b >> 24, b >> 12 & 0xfff, b & 0xfff,
-             ZSTD_versionString(), lzma_version_string());
+    snprintf(out, (size_t)size, "brotli %u.%u.%u, zstd %s, xz %s, zlib %s", b >> 24, b >> 12 & 0xfff, b & 0xfff,
+             ZSTD_versionString(), lzma_version_string(), zlibVersion());
 }
 
 static bd_status pack_brotli(const void *data, size_t size, bd_buf *out, bd_err *err) {
@@ -65,12 +66,22 @@ static bd_status pack_xz(const void *data, size_t size, bd_buf *out, bd_err *err
     return BD_OK;
 }
 
+static bd_status pack_zlib(const void *data, size_t size, bd_buf *out, bd_err *err) {
+    uLongf n = compressBound(size);
+    if (!bd_buf_reserve(out, n)) return BD_FAIL(err, BD_E_NOMEM, "no memory to compress %zu bytes", size);
+    if (compress2(out->data + out->size, &n, data, size, Z_BEST_COMPRESSION) != Z_OK)
+        return BD_FAIL(err, BD_E_NOMEM, "zlib could not compress %zu bytes", size);
+    out->size += n;
+    return BD_OK;
+}
+
 bd_status bd_codec_pack(bd_codec codec, const void *data, uint64_t size, bd_buf *out, bd_err *err) {
     switch (codec) {
         case BD_CODEC_RAW: bd_buf_put(out, data, size); return bd_buf_check(out, err);
         case BD_CODEC_BROTLI: return pack_brotli(data, size, out, err);
         case BD_CODEC_ZSTD: return pack_zstd(data, size, ZSTD_LEVEL, out, err);
         case BD_CODEC_XZ: return pack_xz(data, size, out, err);
+        case BD_CODEC_ZLIB: return pack_zlib(data, size, out, err);
         default: return BD_FAIL(err, BD_E_FIELD, "codec %s does not pack bytes", bd_codec_name(codec));
     }
 }
@@ -125,6 +136,35 @@ static bool unpack_xz(const uint8_t *data, size_t size, uint8_t *out, size_t raw
     return r == LZMA_OK && in == size && at == raw;
 }
 
+/* A stream without a preset dictionary. Sections are below 4 GiB, so the sizes fit zlib's. */
+static bool unpack_zlib(const uint8_t *data, size_t size, uint8_t *out, size_t raw) {
+    z_stream z = {.next_in = (Bytef *)(uintptr_t)data, .next_out = out};
+    if (size > UINT32_MAX || raw > UINT32_MAX || inflateInit(&z) != Z_OK) return false;
+    z.avail_in = (uInt)size;
+    z.avail_out = (uInt)raw;
+    bool fine = inflate(&z, Z_FINISH) == Z_STREAM_END && z.avail_in == 0 && z.avail_out == 0;
+    inflateEnd(&z);
+    return fine;
+}
+
+bool bd_brotli_unpack(const void *data, uint64_t size, bd_buf *out, uint64_t most) {
+    BrotliDecoderState *s = BrotliDecoderCreateInstance(NULL, NULL, NULL);
+    const uint8_t *in = data;
+    size_t left = size, given = 0;
+    BrotliDecoderResult r = s ? BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT : BROTLI_DECODER_RESULT_ERROR;
+    while (r == BROTLI_DECODER_RESULT_NEEDS_MORE_OUTPUT && given < most) {
+        size_t room = most - given < 1 << 16 ? (size_t)(most - given) : 1 << 16;
+        if (!bd_buf_reserve(out, room)) break;
+        uint8_t *to = out->data + out->size;
+        size_t free_bytes = room;
+        r = BrotliDecoderDecompressStream(s, &left, &in, &free_bytes, &to, NULL);
+        out->size += room - free_bytes;
+        given += room - free_bytes;
+    }
+    if (s) BrotliDecoderDestroyInstance(s);
+    return r == BROTLI_DECODER_RESULT_SUCCESS && left == 0;
+}
+
 bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void *out, uint64_t raw, uint64_t place,
                           bd_err *err) {
     bool fine = false;
@@ -136,6 +176,7 @@ bd_status bd_codec_unpack(bd_codec codec, const void *data, uint64_t size, void 
         case BD_CODEC_BROTLI: fine = unpack_brotli(data, size, out, raw); break;
         case BD_CODEC_ZSTD: fine = unpack_zstd(data, size, out, raw); break;
         case BD_CODEC_XZ: fine = unpack_xz(data, size, out, raw); break;
+        case BD_CODEC_ZLIB: fine = unpack_zlib(data, size, out, raw); break;
         default: break;
     }
     if (fine) return BD_OK;

@@ -2,14 +2,6 @@
 
 #include <string.h>
 
-/* round(65536 / (1 + exp(-(i - 32) / 4))), i = 0..64: the logistic function at steps of a quarter. */
-static const uint16_t logistic[65] = {22,    28,    36,    47,    60,    77,    98,    126,   162,   208,   267,
-                                      342,   439,   562,   720,   922,   1179,  1506,  1921,  2446,  3108,  3938,
-                                      4971,  6249,  7812,  9702,  11955, 14595, 17625, 21025, 24743, 28693, 32768,
-                                      36843, 40793, 44511, 47911, 50941, 53581, 55834, 57724, 59287, 60565, 61598,
-                                      62428, 63090, 63615, 64030, 64357, 64614, 64816, 64974, 65097, 65194, 65269,
-                                      65328, 65374, 65410, 65438, 65459, 65476, 65489, 65500, 65508, 65514};
-
 uint32_t bd_log2_cost(uint32_t p) {
     /* p = 2^k * m, m in [1, 2) as 1/2^31; twelve fractional bits by repeated squaring. */
     unsigned k = 31 - (unsigned)__builtin_clz(p);
@@ -27,19 +19,7 @@ uint32_t bd_log2_cost(uint32_t p) {
 }
 
 void bd_rc_tables_init(bd_rc_tables *t) {
-    t->squash[0] = logistic[0]; /* x = -2048 never occurs */
-    for (int x = -BD_SQUASH_MAX; x <= BD_SQUASH_MAX; x++) {
-        unsigned i = (unsigned)(x + 2048) >> 6, f = (unsigned)(x + 2048) & 63;
-        t->squash[x + 2048] = (uint16_t)((logistic[i] * (64 - f) + logistic[i + 1] * f + 32) >> 6);
-    }
-    int x = -BD_SQUASH_MAX;
-    for (int i = 0; i < 4096; i++) {
-        while (x < BD_SQUASH_MAX && t->squash[x + 2048] < i * 16 + 8) x++;
-        t->stretch[i] = (int16_t)x;
-    }
     for (uint32_t n = 0; n < 1024; n++) t->rate[n] = (uint16_t)(131072 / (2 * n + 3));
-    t->cost[0] = 12 << 12;
-    for (uint32_t p = 1; p <= 4096; p++) t->cost[p] = (uint16_t)bd_log2_cost(p);
 }
 
 void bd_rc_encode_begin(bd_rc *c, bd_buf *out, const bd_rc_tables *t) {
@@ -104,7 +84,18 @@ bool bd_rc_decode_end(const bd_rc *c) {
 
 void bd_rc_price_begin(bd_rc *c, const bd_rc_tables *t) {
     memset(c, 0, sizeof *c);
+    c->range = UINT64_MAX;
     c->t = t;
 }
 
-uint64_t bd_rc_price_end(const bd_rc *c) { return (c->cost + 8) >> 4; }
+uint64_t bd_rc_price(const bd_rc *c) {
+    /* range = 2^k * m, m in [1, 2) as 1/2^31; eight fractional bits of its logarithm by repeated squaring. */
+    unsigned k = 63 - (unsigned)__builtin_clzll(c->range);
+    uint64_t m = c->range << (63 - k) >> 32, log = k;
+    for (int i = 0; i < 8; i++) {
+        m = (m * m) >> 31;
+        log = log << 1 | m >> 32;
+        m >>= m >> 32;
+    }
+    return ((32 * c->words + 64) << 8) - log;
+}

@@ -16,27 +16,20 @@
 /* Upper 22 bits: probability of a 1; lower 10: how often it was updated, up to a limit. */
 typedef uint32_t bd_bit;
 
-enum { BD_BIT_LIMIT = 1022, BD_SQUASH_MAX = 2047, BD_MIX_LIMIT = 1 << 18 };
+enum { BD_BIT_LIMIT = 1022 };
 
 typedef struct bd_rc_tables {
-    uint16_t squash[4096]; /* x + 2048, x in 1/256 nat -> probability in 1/65536 */
-    int16_t stretch[4096]; /* probability in 1/4096 -> x */
-    uint16_t rate[1024];   /* update count -> step in 1/65536 */
-    uint16_t cost[4097];   /* probability in 1/4096 -> -log2 in 1/4096 bit */
+    uint16_t rate[1024]; /* update count -> step in 1/65536 */
 } bd_rc_tables;
 
 void bd_rc_tables_init(bd_rc_tables *t);
 
 static inline bd_bit bd_bit_make(uint32_t p22, uint32_t count) { return p22 << 10 | count; }
-static inline uint32_t bd_bit_p16(bd_bit s) {
-    uint32_t p = s >> 16;
-    return p < 22 ? 22 : p > 65514 ? 65514 : p;
-}
+static inline uint32_t bd_bit_p16(bd_bit s) { return s >> 16 | 1; /* never 0, never 65536 */ }
 static inline bd_bit bd_bit_update(bd_bit s, unsigned bit, const uint16_t *rate) {
     uint32_t n = s & 1023;
-    int64_t p = s >> 10, err = ((int64_t)bit << 22) - p;
-    p += (err * rate[n]) >> 16;
-    return (uint32_t)p << 10 | (n + (n < BD_BIT_LIMIT));
+    int64_t err = ((int64_t)bit << 22) - (int64_t)(s >> 10);
+    return s + ((uint32_t)((err * rate[n]) >> 16) << 10) + (n < BD_BIT_LIMIT);
 }
 
 /* --- the coder --- */
@@ -49,7 +42,7 @@ typedef struct bd_rc {
     size_t start;
     const uint8_t *in;        /* decode */
     uint64_t in_size, in_pos; /* in_pos counts the zeros after the end as well */
-    uint64_t cost;            /* price: 1/4096 bit */
+    uint64_t words;           /* price: 32-bit words that the encoder would have written */
     const bd_rc_tables *t;
 } bd_rc;
 
@@ -59,7 +52,8 @@ void bd_rc_decode_begin(bd_rc *c, const uint8_t *in, uint64_t size, const bd_rc_
 /* True if the stream ended exactly as the encoder ends it. */
 bool bd_rc_decode_end(const bd_rc *c);
 void bd_rc_price_begin(bd_rc *c, const bd_rc_tables *t);
-uint64_t bd_rc_price_end(const bd_rc *c); /* 1/256 bit */
+/* Price: what all decisions so far take, in 1/256 bit; the stream has at most two bytes more. */
+uint64_t bd_rc_price(const bd_rc *c);
 /* Cold paths of bd_rc_bit. */
 void bd_rc_carry(bd_rc *c);
 void bd_rc_shift_out(bd_rc *c);
@@ -78,11 +72,6 @@ static inline uint32_t bd_rc_next(bd_rc *c) {
 /* Codes `bit` (or returns the decoded one); p16 in [1, 65535]. `mode` is a constant at every call. */
 static inline __attribute__((always_inline)) unsigned bd_rc_bit(bd_rc *c, bd_rc_mode mode, unsigned bit,
                                                                 uint32_t p16) {
-    if (mode == BD_RC_PRICE) {
-        uint32_t p = bit ? p16 : 65536 - p16, i = p >> 4, f = p & 15;
-        c->cost += ((uint32_t)c->t->cost[i] * (16 - f) + (uint32_t)c->t->cost[i + 1] * f) >> 4;
-        return bit;
-    }
     uint64_t one = (c->range >> 16) * p16;
     if (mode == BD_RC_DECODE) {
         /* Without a branch: the caller's loop branches on the bit anyway. */
@@ -90,16 +79,18 @@ static inline __attribute__((always_inline)) unsigned bd_rc_bit(bd_rc *c, bd_rc_
         uint64_t zero = (uint64_t)bit - 1;
         c->range = one + (zero & (c->range - 2 * one));
         c->code -= zero & one;
-    } else if (bit) {
-        c->range = one;
     } else {
-        c->range -= one;
-        c->low += one;
-        if (c->low < one) bd_rc_carry(c);
+        uint64_t zero = (uint64_t)bit - 1, add = zero & one;
+        c->range = one + (zero & (c->range - 2 * one));
+        if (mode == BD_RC_ENCODE) {
+            c->low += add;
+            if (__builtin_expect(c->low < add, 0)) bd_rc_carry(c);
+        }
     }
     if (__builtin_expect(c->range < (uint64_t)1 << 32, 0)) {
         if (mode == BD_RC_DECODE) c->code = c->code << 32 | bd_rc_next(c);
-        else bd_rc_shift_out(c);
+        else if (mode == BD_RC_ENCODE) bd_rc_shift_out(c);
+        else c->words++;
         c->range <<= 32;
     }
     return bit;
@@ -113,21 +104,12 @@ static inline __attribute__((always_inline)) unsigned bd_rc_model(bd_rc *c, bd_r
     return bit;
 }
 
-/* One decision with two models, mixed in the logistic domain by weights w[2] (1/65536). */
-static inline __attribute__((always_inline)) unsigned bd_rc_mix(bd_rc *c, bd_rc_mode mode, unsigned bit, bd_bit *a,
-                                                                bd_bit *b, int32_t *w) {
-    const bd_rc_tables *t = c->t;
-    int32_t sa = t->stretch[*a >> 20], sb = t->stretch[*b >> 20];
-    int32_t x = (w[0] * sa + w[1] * sb) >> 16;
-    x = x < -BD_SQUASH_MAX ? -BD_SQUASH_MAX : x > BD_SQUASH_MAX ? BD_SQUASH_MAX : x;
-    uint32_t p = t->squash[x + 2048];
-    bit = bd_rc_bit(c, mode, bit, p);
-    int32_t e = (int32_t)(bit << 16) - (int32_t)p;
-    int32_t wa = w[0] + ((sa * e + 65536) >> 17), wb = w[1] + ((sb * e + 65536) >> 17);
-    w[0] = wa < -BD_MIX_LIMIT ? -BD_MIX_LIMIT : wa > BD_MIX_LIMIT ? BD_MIX_LIMIT : wa;
-    w[1] = wb < -BD_MIX_LIMIT ? -BD_MIX_LIMIT : wb > BD_MIX_LIMIT ? BD_MIX_LIMIT : wb;
-    *a = bd_bit_update(*a, bit, t->rate);
-    *b = bd_bit_update(*b, bit, t->rate);
+/* One decision with the mean of two models. */
+static inline __attribute__((always_inline)) unsigned bd_rc_mean(bd_rc *c, bd_rc_mode mode, unsigned bit, bd_bit *a,
+                                                                 bd_bit *b) {
+    bit = bd_rc_bit(c, mode, bit, ((*a >> 16) + (*b >> 16)) >> 1 | 1);
+    *a = bd_bit_update(*a, bit, c->t->rate);
+    *b = bd_bit_update(*b, bit, c->t->rate);
     return bit;
 }
 

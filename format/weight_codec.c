@@ -3,17 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/code_model.h"
 #include "format/range_coder.h"
 
-enum {
-    UNARY = 20,       /* bins with models of their own; larger magnitudes escape */
-    CONTEXTS = 52,    /* quarter octaves of a mean magnitude, 1/32 .. 256 */
-    ONE = 1 << 12,    /* a mean magnitude of 1 */
-    ROW_WINDOW = 512, /* running means: 1/n steps up to these */
-    COL_WINDOW = 64,
-    SHAPE_WINDOW = 64, /* how far back a tensor's shape is looked for */
-    SHIFT_MAX = 5
-};
+enum { SHAPE_WINDOW = 64 }; /* how far back a tensor's shape is looked for */
 
 /* Unsigned integers of unknown size: bit length in unary, then the bits below the leading one. */
 typedef struct uint_model {
@@ -21,8 +14,18 @@ typedef struct uint_model {
     bd_bit tail[4][8];
 } uint_model;
 
-typedef enum uint_kind { U_COUNT, U_PARAM, U_SHAPE, U_ROWS, U_COLS, U_GROUP, U_ESCAPE, U_KINDS } uint_kind;
-typedef enum word_kind { W_ROW, W_TERNARY, W_F16, W_F32_HIGH, W_F32_LOW, W_KINDS } word_kind;
+typedef enum uint_kind { U_COUNT, U_PARAM, U_SHAPE, U_ROWS, U_COLS, U_GROUP, U_KINDS } uint_kind;
+typedef enum word_kind {
+    W_ROW,
+    W_TERNARY,
+    W_F16,
+    W_F32_HIGH,
+    W_F32_LOW,
+    W_LQER,
+    W_BASE_HIGH,
+    W_BASE_LOW,
+    W_KINDS
+} word_kind;
 
 typedef struct word_model {
     bd_bit same[2], high[256], top[8], low[5];
@@ -33,13 +36,9 @@ typedef struct word_model {
 typedef struct codec {
     bd_rc rc;
     bd_rc_tables tables;
-    uint32_t inverse[ROW_WINDOW + 1]; /* 65536 / n */
     uint_model uints[U_KINDS];
     word_model words[W_KINDS];
-    bd_bit row[CONTEXTS][UNARY], col[CONTEXTS][UNARY];
-    bd_bit below[UNARY + 1]; /* highest of the bits shifted out, by magnitude */
-    bd_bit sign;
-    int32_t weight[UNARY][2];
+    bd_code_model *codes;
     bd_arena *arena;
     uint64_t place;
     bd_err *err;
@@ -56,7 +55,6 @@ static codec *codec_new(void) {
     codec *c = calloc(1, sizeof *c);
     if (!c) return NULL;
     bd_rc_tables_init(&c->tables);
-    for (uint32_t n = 1; n <= ROW_WINDOW; n++) c->inverse[n] = 65536 / n;
     for (int k = 0; k < U_KINDS; k++) {
         fill(c->uints[k].length, 32);
         fill(&c->uints[k].tail[0][0], 32);
@@ -68,15 +66,17 @@ static codec *codec_new(void) {
         fill(w->top, 8);
         fill(w->low, 5);
     }
-    fill(c->below, UNARY + 1);
-    for (uint32_t i = 0; i < CONTEXTS; i++) {
-        /* A geometric distribution with the context's mean is the starting point. */
-        uint64_t mean = ((uint64_t)(4 + i % 4) << (5 + i / 4)) + (16u << (i / 4));
-        bd_bit start = bd_bit_make((uint32_t)((mean << 22) / (mean + ONE)), 1);
-        for (int k = 0; k < UNARY; k++) c->row[i][k] = c->col[i][k] = start;
+    c->codes = bd_code_model_create();
+    if (!c->codes) {
+        free(c);
+        return NULL;
     }
-    for (int k = 0; k < UNARY; k++) c->weight[k][0] = c->weight[k][1] = 32768;
     return c;
+}
+
+static void codec_free(codec *c) {
+    bd_code_model_destroy(c->codes);
+    free(c);
 }
 
 ALWAYS uint32_t code_uint(bd_rc *rc, bd_rc_mode mode, uint_model *m, uint32_t v) {
@@ -107,76 +107,10 @@ ALWAYS uint16_t code_word(codec *c, bd_rc_mode mode, word_kind kind, uint16_t v,
     return word;
 }
 
-/* --- codes --- */
-
-ALWAYS unsigned context(int32_t mean) {
-    uint32_t t = mean < 128 ? 128 : (uint32_t)mean;
-    unsigned lz = 31 - (unsigned)__builtin_clz(t);
-    return 4 * (lz - 7) + (t >> (lz - 2) & 3);
-}
-
-/* Magnitude h in [0, hmax]: unary with mixed models, then an escape. */
-ALWAYS unsigned code_magnitude(codec *c, bd_rc *rc, bd_rc_mode mode, unsigned h, unsigned hmax, int32_t row_mean,
-                               int32_t col_mean) {
-    bd_bit *a = c->row[context(row_mean)], *b = c->col[context(col_mean)];
-    unsigned stop = hmax < UNARY ? hmax : UNARY, k = 0;
-    while (k < stop && bd_rc_mix(rc, mode, h > k, &a[k], &b[k], c->weight[k])) k++;
-    if (__builtin_expect(k == UNARY && hmax > UNARY, 0)) {
-        uint32_t more = code_uint(rc, mode, &c->uints[U_ESCAPE], h - UNARY);
-        k = more > hmax - UNARY ? hmax + 1 : UNARY + more;
-    }
-    return k;
-}
-
-/* Bits that are coded below the unary part, so that its mean stays below 4. */
-static unsigned choose_shift(const int8_t *codes, uint64_t n) {
-    uint64_t sum = 0;
-    for (uint64_t i = 0; i < n; i++) sum += (uint64_t)(codes[i] < 0 ? -codes[i] : codes[i]);
-    unsigned s = 0;
-    while (s < SHIFT_MAX && sum >= (4 * n) << s) s++;
-    return s;
-}
-
-/* All codes of a tensor; col: (cols) running means. Returns false if a decoded magnitude is too large. */
-ALWAYS bool code_tensor(codec *c, bd_rc *rc, bd_rc_mode mode, const bd_qtensor *q, unsigned shift, int32_t *col) {
-    const unsigned hmax = (unsigned)bd_qtensor_qmax(q) >> shift;
-    const uint32_t *inverse = c->inverse;
-    int32_t row_start = ONE;
-    for (uint32_t j = 0; j < q->cols; j++) col[j] = ONE;
-    c->sign = HALF;
-    for (uint32_t r = 0; r < q->rows; r++) {
-        int8_t *codes = q->codes + (uint64_t)r * q->cols;
-        const int64_t col_step = inverse[r < COL_WINDOW - 3 ? r + 3 : COL_WINDOW];
-        int32_t mean = row_start;
-        for (uint32_t j = 0; j < q->cols; j++) {
-            unsigned v = 0;
-            if (mode != BD_RC_DECODE) v = (unsigned)(codes[j] < 0 ? -codes[j] : codes[j]);
-            unsigned h = code_magnitude(c, rc, mode, v >> shift, hmax, mean, col[j]), m = h;
-            if (mode == BD_RC_DECODE && h > hmax) return false;
-            if (shift) {
-                m = h << 1 | bd_rc_model(rc, mode, v >> (shift - 1) & 1, &c->below[h < UNARY ? h : UNARY]);
-                m = m << (shift - 1) | bd_rc_direct(rc, mode, v & ((1u << (shift - 1)) - 1), shift - 1);
-            }
-            if (m) {
-                unsigned negative = bd_rc_model(rc, mode, codes[j] < 0, &c->sign);
-                if (mode == BD_RC_DECODE) codes[j] = (int8_t)(negative ? -(int)m : (int)m);
-            } else if (mode == BD_RC_DECODE) {
-                codes[j] = 0;
-            }
-            int32_t now = (int32_t)h << 12;
-            mean += (int32_t)(((int64_t)(now - mean) * inverse[j < ROW_WINDOW - 3 ? j + 3 : ROW_WINDOW]) >> 16);
-            col[j] += (int32_t)(((int64_t)(now - col[j]) * col_step) >> 16);
-        }
-        row_start += (mean - row_start) >> 3;
-    }
-    return true;
-}
-
-/* --- the rest of a group --- */
-
 static bool same_shape(const bd_qtensor *a, const bd_qtensor *b) {
     return a->rows == b->rows && a->cols == b->cols && a->method == b->method && a->bits == b->bits &&
-           a->group == b->group;
+           a->group == b->group && a->states == b->states && a->kind == b->kind && a->levels == b->levels &&
+           a->rank == b->rank;
 }
 
 /* Distance to the nearest earlier tensor of the same shape, 0: none. */
@@ -184,6 +118,31 @@ static uint32_t find_shape(const bd_qtensor *t, uint32_t i) {
     for (uint32_t d = 1; d <= SHAPE_WINDOW && d <= i; d++)
         if (same_shape(&t[i], &t[i - d])) return d;
     return 0;
+}
+
+/* 4 .. 256 states as 1 .. 7, one state as 0; levels as their logarithm. */
+static unsigned log2_of(unsigned v) { return 31 - (unsigned)__builtin_clz(v); }
+
+/* All fields but param and base. */
+ALWAYS void code_fields(codec *c, bd_rc_mode mode, bd_qtensor *q) {
+    const bool read = mode == BD_RC_DECODE;
+    bd_qtensor x = {.param = q->param};
+    x.rows = code_uint(&c->rc, mode, &c->uints[U_ROWS], read ? 0 : q->rows - 1) + 1;
+    x.cols = code_uint(&c->rc, mode, &c->uints[U_COLS], read ? 0 : q->cols - 1) + 1;
+    x.method = (bd_qmethod)bd_rc_direct(&c->rc, mode, read ? 0 : (unsigned)q->method, 3);
+    if (x.method == BD_Q_ROW || x.method == BD_Q_LQER)
+        x.bits = (uint8_t)(bd_rc_direct(&c->rc, mode, read ? 0 : q->bits - 1u, 3) + 1);
+    if (x.method == BD_Q_TERNARY || x.method == BD_Q_LQER)
+        x.group = code_uint(&c->rc, mode, &c->uints[U_GROUP], read ? 0 : q->group - 1) + 1;
+    if (x.method == BD_Q_TCQ) {
+        unsigned v = bd_rc_direct(&c->rc, mode, read || q->states == 1 ? 0 : log2_of(q->states) - 1, 3);
+        x.states = v ? (uint16_t)(2u << v) : 1;
+        x.kind = (uint8_t)bd_rc_direct(&c->rc, mode, read ? 0 : q->kind, 4);
+    }
+    if (x.method == BD_Q_LOG)
+        x.levels = (uint8_t)(1u << bd_rc_direct(&c->rc, mode, read ? 0 : log2_of(q->levels), 3));
+    if (x.method == BD_Q_LQER) x.rank = (uint8_t)(bd_rc_direct(&c->rc, mode, read ? 0 : q->rank - 1u, 6) + 1);
+    if (read) *q = x;
 }
 
 ALWAYS bd_status code_tensor_header(codec *c, bd_rc_mode mode, bd_qtensor *t, uint32_t i, bd_group_budget *budget) {
@@ -201,25 +160,20 @@ ALWAYS bd_status code_tensor_header(codec *c, bd_rc_mode mode, bd_qtensor *t, ui
         if (mode != BD_RC_DECODE) return BD_OK;
         if (distance > SHAPE_WINDOW || distance > i)
             return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "parameter %u has the shape of no tensor", q->param);
-        uint32_t param = q->param;
-        *q = t[i - distance];
-        q->param = param;
-        q->codes = NULL;
-        q->scales = q->f16 = NULL;
-        q->f32 = NULL;
+        const bd_qtensor *like = &t[i - distance];
+        *q = (bd_qtensor){.param = q->param,
+                          .rows = like->rows,
+                          .cols = like->cols,
+                          .method = like->method,
+                          .bits = like->bits,
+                          .group = like->group,
+                          .states = like->states,
+                          .kind = like->kind,
+                          .levels = like->levels,
+                          .rank = like->rank};
     } else {
-        uint32_t rows = code_uint(&c->rc, mode, &c->uints[U_ROWS], q->rows - 1) + 1,
-                 cols = code_uint(&c->rc, mode, &c->uints[U_COLS], q->cols - 1) + 1;
-        unsigned method = bd_rc_direct(&c->rc, mode, (unsigned)q->method, 2), bits = 0;
-        uint32_t group = 0;
-        if (method == BD_Q_ROW) bits = bd_rc_direct(&c->rc, mode, q->bits - 1u, 3) + 1;
-        if (method == BD_Q_TERNARY) group = code_uint(&c->rc, mode, &c->uints[U_GROUP], q->group - 1) + 1;
+        code_fields(c, mode, q);
         if (mode != BD_RC_DECODE) return BD_OK;
-        q->rows = rows;
-        q->cols = cols;
-        q->method = (bd_qmethod)method;
-        q->bits = (uint8_t)bits;
-        q->group = group;
     }
     BD_TRY(bd_group_check_tensor(t, i, budget, c->place, c->err));
     if (find_shape(t, i) != distance)
@@ -228,7 +182,8 @@ ALWAYS bd_status code_tensor_header(codec *c, bd_rc_mode mode, bd_qtensor *t, ui
     return BD_OK;
 }
 
-ALWAYS bd_status code_head(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw_size, bd_group_budget *budget) {
+ALWAYS bd_status code_head(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw_size, bd_group_budget *budget,
+                           double *bits) {
     char name[256];
     unsigned len = mode == BD_RC_DECODE ? 0 : (unsigned)strlen(g->name);
     len = bd_rc_direct(&c->rc, mode, len, 8);
@@ -246,89 +201,107 @@ ALWAYS bd_status code_head(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw
         if (!g->name || !g->tensors) return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %u tensors", n);
         g->n_tensors = n;
     }
-    for (uint32_t i = 0; i < n; i++) BD_TRY(code_tensor_header(c, mode, g->tensors, i, budget));
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t before = bd_rc_price(&c->rc);
+        BD_TRY(code_tensor_header(c, mode, g->tensors, i, budget));
+        if (bits) bits[i] += (double)(bd_rc_price(&c->rc) - before) / 256;
+    }
     if (mode == BD_RC_DECODE && bd_group_raw_size_min(g) > raw_size)
         return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "the tensors do not fit the declared %llu bytes",
                           (unsigned long long)raw_size);
     return BD_OK;
 }
 
-ALWAYS bd_status code_words16(codec *c, bd_rc_mode mode, bd_qtensor *q) {
-    bool f16 = q->method == BD_Q_F16, bad = false;
-    uint64_t n = f16 ? bd_qtensor_elements(q) : bd_qtensor_scales(q);
-    word_kind kind = f16 ? W_F16 : q->method == BD_Q_ROW ? W_ROW : W_TERNARY;
-    uint16_t *w = f16 ? q->f16 : q->scales;
+static bd_status no_memory(codec *c, uint64_t n) {
+    return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu weights or scales", (unsigned long long)n);
+}
+
+/* n words of one kind: binary16 values or scales. */
+ALWAYS bd_status code_words16(codec *c, bd_rc_mode mode, word_kind kind, uint16_t **words, uint64_t n) {
+    bool bad = false;
+    if (n == 0) return BD_OK;
+    uint16_t *w = *words;
     if (mode == BD_RC_DECODE) {
-        w = bd_arena_alloc(c->arena, n, sizeof *w);
-        if (!w) return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu scales", (unsigned long long)n);
-        if (f16) q->f16 = w;
-        else q->scales = w;
+        *words = w = bd_arena_alloc(c->arena, n, sizeof *w);
+        if (!w) return no_memory(c, n);
     }
     for (uint64_t i = 0; i < n; i++) {
         uint16_t v = code_word(c, mode, kind, mode == BD_RC_DECODE ? 0 : w[i], &bad);
         if (mode != BD_RC_DECODE) continue;
         w[i] = v;
         if (bad) return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place, "a repeated word is spelled out");
-        BD_TRY(f16 ? bd_group_check_f16(v, c->place, c->err) : bd_group_check_scale(v, c->place, c->err));
+        BD_TRY(kind == W_F16 ? bd_group_check_f16(v, c->place, c->err) : bd_group_check_scale(v, c->place, c->err));
     }
     return BD_OK;
 }
 
-ALWAYS bd_status code_words32(codec *c, bd_rc_mode mode, bd_qtensor *q) {
-    uint64_t n = bd_qtensor_elements(q);
+/* One float32 as two words. */
+ALWAYS bd_status code_float(codec *c, bd_rc_mode mode, word_kind high_kind, word_kind low_kind, float *x) {
     bool bad = false;
-    if (mode == BD_RC_DECODE) {
-        q->f32 = bd_arena_alloc(c->arena, n, sizeof *q->f32);
-        if (!q->f32)
-            return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu values", (unsigned long long)n);
-    }
-    for (uint64_t i = 0; i < n; i++) {
-        uint32_t u = 0;
-        if (mode != BD_RC_DECODE) memcpy(&u, &q->f32[i], sizeof u);
-        uint16_t high = code_word(c, mode, W_F32_HIGH, (uint16_t)(u >> 16), &bad);
-        uint16_t low = code_word(c, mode, W_F32_LOW, (uint16_t)u, &bad);
-        if (mode != BD_RC_DECODE) continue;
-        if (bad) return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place, "a repeated word is spelled out");
-        u = (uint32_t)high << 16 | low;
-        BD_TRY(bd_group_check_f32(u, c->place, c->err));
-        memcpy(&q->f32[i], &u, sizeof u);
-    }
+    uint32_t u = mode == BD_RC_DECODE ? 0 : bd_float_bits(*x);
+    uint16_t high = code_word(c, mode, high_kind, (uint16_t)(u >> 16), &bad);
+    uint16_t low = code_word(c, mode, low_kind, (uint16_t)u, &bad);
+    if (mode != BD_RC_DECODE) return BD_OK;
+    if (bad) return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place, "a repeated word is spelled out");
+    u = (uint32_t)high << 16 | low;
+    BD_TRY(high_kind == W_F32_HIGH ? bd_group_check_f32(u, c->place, c->err)
+                                   : bd_group_check_base(u, c->place, c->err));
+    memcpy(x, &u, sizeof u);
     return BD_OK;
 }
 
-static bd_status no_memory_for_means(codec *c) {
-    return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for column means");
+ALWAYS bd_status code_words(codec *c, bd_rc_mode mode, bd_qtensor *q) {
+    uint64_t n = bd_qtensor_elements(q);
+    switch (q->method) {
+        case BD_Q_F16: return code_words16(c, mode, W_F16, &q->f16, n);
+        case BD_Q_ROW: return code_words16(c, mode, W_ROW, &q->scales, bd_qtensor_scales(q));
+        case BD_Q_TERNARY: return code_words16(c, mode, W_TERNARY, &q->scales, bd_qtensor_scales(q));
+        case BD_Q_LQER:
+            BD_TRY(code_words16(c, mode, W_ROW, &q->scales, bd_qtensor_scales(q)));
+            return code_words16(c, mode, W_LQER, &q->lq_scales, bd_qtensor_lq_scales(q));
+        case BD_Q_F32:
+            if (mode == BD_RC_DECODE) q->f32 = bd_arena_alloc(c->arena, n, sizeof *q->f32);
+            if (!q->f32) return no_memory(c, n);
+            for (uint64_t i = 0; i < n; i++) BD_TRY(code_float(c, mode, W_F32_HIGH, W_F32_LOW, &q->f32[i]));
+            return BD_OK;
+        default: return code_float(c, mode, W_BASE_HIGH, W_BASE_LOW, &q->base);
+    }
 }
 
-ALWAYS bd_status code_group(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw_size, bd_group_budget *budget) {
-    BD_TRY(code_head(c, mode, g, raw_size, budget));
+/* Room for a tensor's integer arrays. */
+static bd_status alloc_codes(codec *c, bd_qtensor *q) {
+    uint64_t n = bd_qtensor_elements(q);
+    bool fine = true;
+    if (bd_qtensor_qmax(q)) fine &= (q->codes = bd_arena_alloc(c->arena, n, sizeof *q->codes)) != NULL;
+    if (bd_qtensor_index_max(q)) fine &= (q->index = bd_arena_alloc(c->arena, n, sizeof *q->index)) != NULL;
+    if (q->method == BD_Q_TCQ) {
+        q->row_exp = bd_arena_alloc(c->arena, q->rows, sizeof *q->row_exp);
+        q->col_exp = bd_arena_alloc(c->arena, q->cols, sizeof *q->col_exp);
+        fine &= q->row_exp && q->col_exp;
+    }
+    if (q->method == BD_Q_LQER) {
+        q->lq_a = bd_arena_alloc(c->arena, (uint64_t)q->rows * q->rank, sizeof *q->lq_a);
+        q->lq_b = bd_arena_alloc(c->arena, (uint64_t)q->rank * q->cols, sizeof *q->lq_b);
+        fine &= q->lq_a && q->lq_b;
+    }
+    return fine ? BD_OK : no_memory(c, n);
+}
+
+/* bits: NULL, or (n_tensors) where the length of each tensor's parts is added up (price). */
+ALWAYS bd_status code_group(codec *c, bd_rc_mode mode, bd_qgroup *g, uint64_t raw_size, bd_group_budget *budget,
+                            double *bits) {
+    BD_TRY(code_head(c, mode, g, raw_size, budget, bits));
     for (uint32_t t = 0; t < g->n_tensors; t++) {
-        bd_qtensor *q = &g->tensors[t];
-        BD_TRY(q->method == BD_Q_F32 ? code_words32(c, mode, q) : code_words16(c, mode, q));
+        uint64_t before = bd_rc_price(&c->rc);
+        BD_TRY(code_words(c, mode, &g->tensors[t]));
+        if (bits) bits[t] += (double)(bd_rc_price(&c->rc) - before) / 256;
     }
     for (uint32_t t = 0; t < g->n_tensors; t++) {
-        bd_qtensor *q = &g->tensors[t];
-        if (q->method != BD_Q_ROW && q->method != BD_Q_TERNARY) continue;
-        uint64_t n = bd_qtensor_elements(q);
-        if (mode == BD_RC_DECODE) {
-            q->codes = bd_arena_alloc(c->arena, n, 1);
-            if (!q->codes)
-                return BD_FAIL_AT(c->err, BD_E_NOMEM, c->place, "no memory for %llu codes", (unsigned long long)n);
-        }
-        unsigned shift = mode == BD_RC_DECODE ? 0 : choose_shift(q->codes, n);
-        shift = bd_rc_direct(&c->rc, mode, shift, 3);
-        if (shift > SHIFT_MAX)
-            return BD_FAIL_AT(c->err, BD_E_FIELD, c->place, "parameter %u has a shift of %u", q->param, shift);
-        int32_t *col = malloc((uint64_t)q->cols * sizeof *col);
-        if (!col) return no_memory_for_means(c);
-        bd_rc rc = c->rc; /* a local copy lives in registers */
-        bool fine = code_tensor(c, &rc, mode, q, shift, col);
-        c->rc = rc;
-        free(col);
-        if (!fine) return BD_FAIL_AT(c->err, BD_E_RANGE, c->place, "a code of parameter %u is too large", q->param);
-        if (mode == BD_RC_DECODE && choose_shift(q->codes, n) != shift)
-            return BD_FAIL_AT(c->err, BD_E_NONCANON, c->place,
-                              "parameter %u: a shift of %u is not the one its codes ask for", q->param, shift);
+        if (!bd_qmethod_has_codes(g->tensors[t].method)) continue;
+        uint64_t before = bd_rc_price(&c->rc);
+        if (mode == BD_RC_DECODE) BD_TRY(alloc_codes(c, &g->tensors[t]));
+        BD_TRY(bd_code_tensor(c->codes, &c->rc, mode, g->tensors, t, c->place, c->err));
+        if (bits) bits[t] += (double)(bd_rc_price(&c->rc) - before) / 256;
     }
     return BD_OK;
 }
@@ -340,26 +313,36 @@ bd_status bd_weight_encode(const bd_qgroup *g, bd_buf *out, bd_err *err) {
     c->place = BD_NO_OFFSET;
     bd_rc_encode_begin(&c->rc, out, &c->tables);
     bd_qgroup copy = *g; /* the shared body takes a writable group; encoding changes nothing in it */
-    bd_status st = code_group(c, BD_RC_ENCODE, &copy, 0, NULL);
+    bd_status st = code_group(c, BD_RC_ENCODE, &copy, 0, NULL, NULL);
     if (st == BD_OK) {
         bd_rc_encode_end(&c->rc);
         st = bd_buf_check(out, err);
     }
-    free(c);
+    codec_free(c);
     return st;
 }
 
-bd_status bd_weight_price(const bd_qgroup *g, uint64_t *bits_q8, bd_err *err) {
+static bd_status price(const bd_qgroup *g, uint64_t *bits_q8, double *tensors, bd_err *err) {
     codec *c = codec_new();
     if (!c) return BD_FAIL(err, BD_E_NOMEM, "no memory for the range coder's models");
     c->err = err;
     c->place = BD_NO_OFFSET;
     bd_rc_price_begin(&c->rc, &c->tables);
     bd_qgroup copy = *g;
-    bd_status st = code_group(c, BD_RC_PRICE, &copy, 0, NULL);
-    *bits_q8 = bd_rc_price_end(&c->rc);
-    free(c);
+    bd_status st = code_group(c, BD_RC_PRICE, &copy, 0, NULL, tensors);
+    *bits_q8 = bd_rc_price(&c->rc);
+    codec_free(c);
     return st;
+}
+
+bd_status bd_weight_price(const bd_qgroup *g, uint64_t *bits_q8, bd_err *err) {
+    return price(g, bits_q8, NULL, err);
+}
+
+bd_status bd_weight_price_tensors(const bd_qgroup *g, double *bits, bd_err *err) {
+    uint64_t all;
+    for (uint32_t t = 0; t < g->n_tensors; t++) bits[t] = 0;
+    return price(g, &all, bits, err);
 }
 
 bd_status bd_weight_decode(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size, uint64_t raw_size,
@@ -370,12 +353,12 @@ bd_status bd_weight_decode(bd_qgroup *g, bd_arena *arena, const uint8_t *data, u
     c->place = place;
     c->err = err;
     bd_rc_decode_begin(&c->rc, data, size, &c->tables);
-    bd_status st = code_group(c, BD_RC_DECODE, g, raw_size, budget);
+    bd_status st = code_group(c, BD_RC_DECODE, g, raw_size, budget, NULL);
     if (st == BD_OK && !bd_rc_decode_end(&c->rc))
         st = BD_FAIL_AT(err, BD_E_NONCANON, place, "the range coder's stream does not end where its symbols end");
     if (st == BD_OK && bd_group_raw_size(g) != raw_size)
         st = BD_FAIL_AT(err, BD_E_FIELD, place, "the group takes %llu bytes unpacked, %llu are declared",
                         (unsigned long long)bd_group_raw_size(g), (unsigned long long)raw_size);
-    free(c);
+    codec_free(c);
     return st;
 }

@@ -1,40 +1,29 @@
 #include "format/weight_group.h"
 
+#include <stdlib.h>
 #include <string.h>
 
-#include "base/half.h"
-#include "format/ternary_pack.h"
+#include "format/trellis.h"
+
+static uint64_t up(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 
 uint64_t bd_qtensor_scales(const bd_qtensor *q) {
-    if (q->method == BD_Q_ROW) return q->rows;
-    if (q->method != BD_Q_TERNARY || q->group == 0) return 0;
-    uint64_t n = bd_qtensor_elements(q);
-    return n / q->group + (n % q->group != 0);
+    if (q->method == BD_Q_ROW || q->method == BD_Q_LQER) return q->rows;
+    return q->method == BD_Q_TERNARY && q->group ? up(bd_qtensor_elements(q), q->group) : 0;
+}
+
+uint64_t bd_qtensor_lq_scales(const bd_qtensor *q) {
+    return q->method == BD_Q_LQER && q->group ? 1 + up((uint64_t)q->rank * q->cols, q->group) : 0;
 }
 
 int bd_qtensor_qmax(const bd_qtensor *q) {
-    if (q->method == BD_Q_ROW) return (1 << (q->bits - 1)) - 1;
+    if (q->method == BD_Q_ROW || q->method == BD_Q_LQER) return (1 << (q->bits - 1)) - 1;
     return q->method == BD_Q_TERNARY;
 }
 
-void bd_qtensor_dequant(const bd_qtensor *q, float *out) {
-    uint64_t n = bd_qtensor_elements(q);
-    switch (q->method) {
-        case BD_Q_F16:
-            for (uint64_t i = 0; i < n; i++) out[i] = bd_f16_to_f32(q->f16[i]);
-            break;
-        case BD_Q_F32: memcpy(out, q->f32, n * sizeof *out); break;
-        case BD_Q_ROW:
-            for (uint64_t r = 0; r < q->rows; r++) {
-                float s = bd_f16_to_f32(q->scales[r]);
-                for (uint64_t c = 0; c < q->cols; c++) out[r * q->cols + c] = (float)q->codes[r * q->cols + c] * s;
-            }
-            break;
-        case BD_Q_TERNARY:
-            for (uint64_t i = 0; i < n; i++) out[i] = (float)q->codes[i] * bd_f16_to_f32(q->scales[i / q->group]);
-            break;
-        case BD_Q_COUNT: BD_ASSERT(!"a tensor method");
-    }
+int bd_qtensor_index_max(const bd_qtensor *q) {
+    if (q->method == BD_Q_LOG) return BD_LOG_OCTAVES * q->levels;
+    return q->method == BD_Q_TCQ ? BD_TCQ_INDEX_MAX : 0;
 }
 
 bd_status bd_group_check_name(const char *name, uint64_t len, uint64_t place, bd_err *err) {
@@ -60,6 +49,11 @@ bd_status bd_group_check_count(uint64_t n, bd_group_budget *budget, uint64_t pla
     return BD_OK;
 }
 
+static bd_status misfit(const bd_qtensor *q, const char *what, unsigned value, uint64_t place, bd_err *err) {
+    return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u: a %s of %u does not go with method %s and %u x %u",
+                      q->param, what, value, bd_qmethod_name(q->method), q->rows, q->cols);
+}
+
 bd_status bd_group_check_tensor(const bd_qtensor *t, uint32_t i, bd_group_budget *budget, uint64_t place,
                                 bd_err *err) {
     const bd_qtensor *q = &t[i];
@@ -73,14 +67,22 @@ bd_status bd_group_check_tensor(const bd_qtensor *t, uint32_t i, bd_group_budget
     if ((unsigned)q->method >= BD_Q_COUNT)
         return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u has the unknown method %u", q->param,
                           (unsigned)q->method);
-    if (q->method == BD_Q_ROW ? q->bits < 2 || q->bits > 8 : q->bits != 0)
-        return BD_FAIL_AT(err, BD_E_FIELD, place, "parameter %u: %u bits do not go with method %s", q->param,
-                          q->bits, bd_qmethod_name(q->method));
+    bool int8 = q->method == BD_Q_ROW || q->method == BD_Q_LQER, lqer = q->method == BD_Q_LQER;
+    if (int8 ? q->bits < 2 || q->bits > 8 : q->bits != 0) return misfit(q, "bits", q->bits, place, err);
     uint64_t n = bd_qtensor_elements(q);
-    if (q->method == BD_Q_TERNARY ? q->group < 1 || q->group > n : q->group != 0)
-        return BD_FAIL_AT(err, BD_E_FIELD, place,
-                          "parameter %u: a group size of %u does not go with method %s and %llu elements", q->param,
-                          q->group, bd_qmethod_name(q->method), (unsigned long long)n);
+    /* before the group: its limit depends on it */
+    if (lqer ? q->rank < 1 || q->rank > BD_LQER_RANK_MAX : q->rank != 0)
+        return misfit(q, "rank", q->rank, place, err);
+    uint64_t grouped = q->method == BD_Q_TERNARY ? n : (uint64_t)q->rank * q->cols;
+    if (grouped ? q->group < 1 || q->group > grouped : q->group != 0)
+        return misfit(q, "group size", q->group, place, err);
+    bd_trellis any;
+    if (q->method == BD_Q_TCQ ? q->states != 1 && !bd_trellis_init(&any, q->states) : q->states != 0)
+        return misfit(q, "number of states", q->states, place, err);
+    if (q->kind >= (q->method == BD_Q_TCQ ? BD_TCQ_KINDS : 1)) return misfit(q, "kind", q->kind, place, err);
+    bool power = q->levels && q->levels <= 32 && (q->levels & (q->levels - 1)) == 0;
+    if (q->method == BD_Q_LOG ? !power : q->levels != 0)
+        return misfit(q, "number of levels", q->levels, place, err);
     if (n > budget->elements)
         return BD_FAIL_AT(err, BD_E_LIMIT, place, "parameter %u has %llu elements; %llu are left of the limit",
                           q->param, (unsigned long long)n, (unsigned long long)budget->elements);
@@ -106,195 +108,92 @@ bd_status bd_group_check_f32(uint32_t bits, uint64_t place, bd_err *err) {
     return BD_OK;
 }
 
-static uint32_t float_bits(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
+bd_status bd_group_check_base(uint32_t bits, uint64_t place, bd_err *err) {
+    BD_TRY(bd_group_check_f32(bits, place, err));
+    /* 2^-40 .. 2^40; bit patterns of positive floats are in their order */
+    if (bits < (uint32_t)(127 - 40) << 23 || bits > (uint32_t)(127 + 40) << 23)
+        return BD_FAIL_AT(err, BD_E_RANGE, place, "base 0x%08x is outside 2^-40 .. 2^40", bits);
+    return BD_OK;
+}
+
+static bd_status check_i8(const bd_qtensor *q, const int8_t *x, uint64_t n, int low, int high, const char *what,
+                          uint64_t place, bd_err *err) {
+    for (uint64_t i = 0; i < n; i++)
+        if (x[i] < low || x[i] > high)
+            return BD_FAIL_AT(err, BD_E_RANGE, place, "%s %d of parameter %u is outside [%d, %d]", what, x[i],
+                              q->param, low, high);
+    return BD_OK;
+}
+
+static bd_status check_i16(const bd_qtensor *q, const int16_t *x, uint64_t n, int most, const char *what,
+                           uint64_t place, bd_err *err) {
+    for (uint64_t i = 0; i < n; i++)
+        if (x[i] < -most || x[i] > most)
+            return BD_FAIL_AT(err, BD_E_RANGE, place, "%s %d of parameter %u is outside [%d, %d]", what, x[i],
+                              q->param, -most, most);
+    return BD_OK;
+}
+
+/* Every index has the parity that its state allows. */
+static bd_status check_trellis(const bd_qtensor *q, uint64_t place, bd_err *err) {
+    bd_trellis t;
+    if (!bd_trellis_init(&t, q->states)) return BD_OK;
+    int32_t *order = malloc((uint64_t)q->rows * sizeof *order);
+    if (!order) return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for the order of %u rows", q->rows);
+    bd_trellis_order(order, q->row_exp, q->rows);
+    bd_status st = BD_OK;
+    for (uint64_t c = 0; c < q->cols && st == BD_OK; c++) {
+        const int16_t *column = q->index + c * q->rows;
+        uint32_t s = 0;
+        for (uint32_t i = 0; i < q->rows; i++) {
+            int x = column[order[i]];
+            if (((unsigned)x & 1) != bd_trellis_superset(&t, s)) {
+                st = BD_FAIL_AT(err, BD_E_FIELD, place,
+                                "parameter %u, column %llu: the trellis does not allow index %d in row %d",
+                                q->param, (unsigned long long)c, x, order[i]);
+                break;
+            }
+            s = bd_trellis_next(&t, s, x);
+        }
+    }
+    free(order);
+    return st;
+}
+
+bd_status bd_group_check_codes(const bd_qtensor *q, uint64_t place, bd_err *err) {
+    uint64_t n = bd_qtensor_elements(q);
+    int qmax = bd_qtensor_qmax(q), most = bd_qtensor_index_max(q);
+    if (q->method == BD_Q_TCQ) {
+        BD_TRY(check_i16(q, q->row_exp, q->rows, BD_TCQ_EXP_MAX, "row exponent", place, err));
+        BD_TRY(check_i16(q, q->col_exp, q->cols, BD_TCQ_EXP_MAX, "column exponent", place, err));
+    }
+    if (most) BD_TRY(check_i16(q, q->index, n, most, "index", place, err));
+    if (q->method == BD_Q_TCQ) BD_TRY(check_trellis(q, place, err));
+    if (qmax) BD_TRY(check_i8(q, q->codes, n, -qmax, qmax, "code", place, err));
+    if (q->method != BD_Q_LQER) return BD_OK;
+    BD_TRY(check_i8(q, q->lq_a, (uint64_t)q->rows * q->rank, -2, 1, "left factor", place, err));
+    return check_i8(q, q->lq_b, (uint64_t)q->rank * q->cols, -8, 7, "right factor", place, err);
 }
 
 bd_status bd_group_check(const bd_qgroup *g, bd_err *err) {
+    const uint64_t place = BD_NO_OFFSET;
     bd_group_budget all = {UINT64_MAX, UINT64_MAX};
     if (!g->name) return BD_FAIL(err, BD_E_FIELD, "a weight group has no name");
-    BD_TRY(bd_group_check_name(g->name, strlen(g->name), BD_NO_OFFSET, err));
-    BD_TRY(bd_group_check_count(g->n_tensors, &all, BD_NO_OFFSET, err));
+    BD_TRY(bd_group_check_name(g->name, strlen(g->name), place, err));
+    BD_TRY(bd_group_check_count(g->n_tensors, &all, place, err));
     for (uint32_t t = 0; t < g->n_tensors; t++) {
         const bd_qtensor *q = &g->tensors[t];
-        BD_TRY(bd_group_check_tensor(g->tensors, t, &all, BD_NO_OFFSET, err));
-        uint64_t n = bd_qtensor_elements(q), scales = bd_qtensor_scales(q);
-        for (uint64_t i = 0; i < scales; i++) BD_TRY(bd_group_check_scale(q->scales[i], BD_NO_OFFSET, err));
+        BD_TRY(bd_group_check_tensor(g->tensors, t, &all, place, err));
+        uint64_t n = bd_qtensor_elements(q), scales = bd_qtensor_scales(q), lq = bd_qtensor_lq_scales(q);
+        for (uint64_t i = 0; i < scales; i++) BD_TRY(bd_group_check_scale(q->scales[i], place, err));
+        for (uint64_t i = 0; i < lq; i++) BD_TRY(bd_group_check_scale(q->lq_scales[i], place, err));
         if (q->method == BD_Q_F16)
-            for (uint64_t i = 0; i < n; i++) BD_TRY(bd_group_check_f16(q->f16[i], BD_NO_OFFSET, err));
-        else if (q->method == BD_Q_F32)
-            for (uint64_t i = 0; i < n; i++) BD_TRY(bd_group_check_f32(float_bits(q->f32[i]), BD_NO_OFFSET, err));
-        int qmax = bd_qtensor_qmax(q);
-        for (uint64_t i = 0; qmax && i < n; i++)
-            if (q->codes[i] < -qmax || q->codes[i] > qmax)
-                return BD_FAIL(err, BD_E_RANGE, "code %d of parameter %u is outside [-%d, %d]", q->codes[i],
-                               q->param, qmax, qmax);
+            for (uint64_t i = 0; i < n; i++) BD_TRY(bd_group_check_f16(q->f16[i], place, err));
+        if (q->method == BD_Q_F32)
+            for (uint64_t i = 0; i < n; i++) BD_TRY(bd_group_check_f32(bd_float_bits(q->f32[i]), place, err));
+        if (q->method == BD_Q_TCQ || q->method == BD_Q_LOG)
+            BD_TRY(bd_group_check_base(bd_float_bits(q->base), place, err));
+        BD_TRY(bd_group_check_codes(q, place, err));
     }
-    return BD_OK;
-}
-
-static uint64_t count_nonzero(const int8_t *codes, uint64_t n) {
-    uint64_t nz = 0;
-    for (uint64_t i = 0; i < n; i++) nz += codes[i] != 0;
-    return nz;
-}
-
-/* Cannot overflow: at most 65,536 tensors of less than 2^32 x 2^32 elements are refused by the budget first. */
-static uint64_t raw_size(const bd_qgroup *g, bool smallest) {
-    uint64_t size = 1 + strlen(g->name) + 4 + (uint64_t)g->n_tensors * BD_GROUP_HEADER;
-    for (uint32_t t = 0; t < g->n_tensors; t++) {
-        const bd_qtensor *q = &g->tensors[t];
-        uint64_t n = bd_qtensor_elements(q);
-        uint8_t form;
-        size += 2 * bd_qtensor_scales(q);
-        switch (q->method) {
-            case BD_Q_F16: size += 2 * n; break;
-            case BD_Q_F32: size += 4 * n; break;
-            case BD_Q_ROW: size += n; break;
-            default: size += 1 + bd_ternary_size(n, smallest ? 0 : count_nonzero(q->codes, n), &form); break;
-        }
-    }
-    return size;
-}
-
-uint64_t bd_group_raw_size(const bd_qgroup *g) { return raw_size(g, false); }
-uint64_t bd_group_raw_size_min(const bd_qgroup *g) { return raw_size(g, true); }
-
-/* 16-bit words of a tensor in the group's word planes. */
-static const uint16_t *words16(const bd_qtensor *q, uint64_t *n) {
-    *n = q->method == BD_Q_F16 ? bd_qtensor_elements(q) : bd_qtensor_scales(q);
-    return q->method == BD_Q_F16 ? q->f16 : q->scales;
-}
-
-void bd_group_raw_write(const bd_qgroup *g, bd_buf *out) {
-    size_t len = strlen(g->name);
-    bd_buf_u8(out, (uint8_t)len);
-    bd_buf_put(out, g->name, len);
-    bd_buf_u32(out, g->n_tensors);
-    for (uint32_t t = 0; t < g->n_tensors; t++) {
-        const bd_qtensor *q = &g->tensors[t];
-        bd_buf_u32(out, q->param);
-        bd_buf_u32(out, q->rows);
-        bd_buf_u32(out, q->cols);
-        bd_buf_u8(out, (uint8_t)q->method);
-        bd_buf_u8(out, q->bits);
-        bd_buf_u32(out, q->group);
-    }
-    for (unsigned plane = 0; plane < 2; plane++)
-        for (uint32_t t = 0; t < g->n_tensors; t++) {
-            uint64_t n;
-            const uint16_t *w = words16(&g->tensors[t], &n);
-            for (uint64_t i = 0; i < n; i++) bd_buf_u8(out, (uint8_t)(w[i] >> (8 * plane)));
-        }
-    for (unsigned plane = 0; plane < 4; plane++)
-        for (uint32_t t = 0; t < g->n_tensors; t++) {
-            const bd_qtensor *q = &g->tensors[t];
-            if (q->method != BD_Q_F32) continue;
-            for (uint64_t i = 0; i < bd_qtensor_elements(q); i++)
-                bd_buf_u8(out, (uint8_t)(float_bits(q->f32[i]) >> (8 * plane)));
-        }
-    for (uint32_t t = 0; t < g->n_tensors; t++) {
-        const bd_qtensor *q = &g->tensors[t];
-        if (q->method == BD_Q_ROW) bd_buf_put(out, q->codes, bd_qtensor_elements(q));
-        if (q->method == BD_Q_TERNARY) bd_ternary_write(out, q->codes, bd_qtensor_elements(q));
-    }
-}
-
-static int8_t *alloc_codes(void *user, uint64_t n) { return bd_arena_alloc(user, n, 1); }
-
-static bd_status read_words(bd_qgroup *g, bd_arena *arena, bd_rd *r, uint64_t place, bd_err *err) {
-    uint64_t n16 = 0, n32 = 0;
-    for (uint32_t t = 0; t < g->n_tensors; t++) {
-        uint64_t n;
-        words16(&g->tensors[t], &n);
-        n16 += n;
-        if (g->tensors[t].method == BD_Q_F32) n32 += bd_qtensor_elements(&g->tensors[t]);
-    }
-    const uint8_t *p16 = bd_rd_bytes(r, 2 * n16), *p32 = bd_rd_bytes(r, 4 * n32);
-    if (!p16 || !p32) return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside scales or values");
-    for (uint32_t t = 0; t < g->n_tensors; t++) {
-        bd_qtensor *q = &g->tensors[t];
-        uint64_t n;
-        words16(q, &n);
-        if (n) {
-            uint16_t *w = bd_arena_alloc(arena, n, sizeof *w);
-            if (!w) return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %llu scales", (unsigned long long)n);
-            if (q->method == BD_Q_F16) q->f16 = w;
-            else q->scales = w;
-            for (uint64_t i = 0; i < n; i++) {
-                w[i] = (uint16_t)(p16[i] | p16[n16 + i] << 8);
-                BD_TRY(q->method == BD_Q_F16 ? bd_group_check_f16(w[i], place, err)
-                                             : bd_group_check_scale(w[i], place, err));
-            }
-            p16 += n;
-        }
-        if (q->method != BD_Q_F32) continue;
-        n = bd_qtensor_elements(q);
-        q->f32 = bd_arena_alloc(arena, n, sizeof *q->f32);
-        if (!q->f32) return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %llu values", (unsigned long long)n);
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t u = p32[i] | (uint32_t)p32[n32 + i] << 8 | (uint32_t)p32[2 * n32 + i] << 16 |
-                         (uint32_t)p32[3 * n32 + i] << 24;
-            BD_TRY(bd_group_check_f32(u, place, err));
-            memcpy(&q->f32[i], &u, sizeof u);
-        }
-        p32 += n;
-    }
-    return BD_OK;
-}
-
-bd_status bd_group_raw_read(bd_qgroup *g, bd_arena *arena, const uint8_t *data, uint64_t size,
-                            bd_group_budget *budget, uint64_t place, bd_err *err) {
-    bd_rd r;
-    bd_rd_init(&r, data, size);
-    uint8_t len = bd_rd_u8(&r);
-    const uint8_t *name = bd_rd_bytes(&r, len);
-    if (!name) return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside its name");
-    BD_TRY(bd_group_check_name((const char *)name, len, place, err));
-    uint32_t n = bd_rd_u32(&r);
-    if (r.failed) return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends before its tensors");
-    BD_TRY(bd_group_check_count(n, budget, place, err));
-    if (bd_rd_left(&r) < (uint64_t)n * BD_GROUP_HEADER)
-        return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside the headers of %u tensors", n);
-    g->name = bd_arena_strdup(arena, (const char *)name, len);
-    g->tensors = bd_arena_alloc(arena, n, sizeof *g->tensors);
-    if (!g->name || !g->tensors) return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %u tensors", n);
-    g->n_tensors = n;
-    for (uint32_t t = 0; t < n; t++) {
-        bd_qtensor *q = &g->tensors[t];
-        q->param = bd_rd_u32(&r);
-        q->rows = bd_rd_u32(&r);
-        q->cols = bd_rd_u32(&r);
-        q->method = (bd_qmethod)bd_rd_u8(&r);
-        q->bits = bd_rd_u8(&r);
-        q->group = bd_rd_u32(&r);
-        BD_TRY(bd_group_check_tensor(g->tensors, t, budget, place, err));
-    }
-    BD_TRY(read_words(g, arena, &r, place, err));
-    for (uint32_t t = 0; t < n; t++) {
-        bd_qtensor *q = &g->tensors[t];
-        uint64_t count = bd_qtensor_elements(q);
-        if (q->method == BD_Q_TERNARY)
-            BD_TRY(bd_ternary_read(&r, &q->codes, count, alloc_codes, arena, place, err));
-        if (q->method != BD_Q_ROW) continue;
-        const uint8_t *p = bd_rd_bytes(&r, count);
-        if (!p)
-            return BD_FAIL_AT(err, BD_E_TRUNCATED, place, "the group ends inside the codes of parameter %u",
-                              q->param);
-        q->codes = bd_arena_alloc(arena, count, 1);
-        if (!q->codes)
-            return BD_FAIL_AT(err, BD_E_NOMEM, place, "no memory for %llu codes", (unsigned long long)count);
-        memcpy(q->codes, p, count);
-        int qmax = bd_qtensor_qmax(q);
-        for (uint64_t i = 0; i < count; i++)
-            if (q->codes[i] < -qmax || q->codes[i] > qmax)
-                return BD_FAIL_AT(err, BD_E_RANGE, place, "code %d of parameter %u is outside [-%d, %d]",
-                                  q->codes[i], q->param, qmax, qmax);
-    }
-    if (bd_rd_left(&r))
-        return BD_FAIL_AT(err, BD_E_NONCANON, place, "%llu bytes after the group's last code",
-                          (unsigned long long)bd_rd_left(&r));
     return BD_OK;
 }

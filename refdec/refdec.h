@@ -1,6 +1,6 @@
 /* A second decoder of Birdie artifacts, written from format/SPEC.md alone. It
  * shares no code with the production reader, so that two programs must agree
- * before a file counts as valid. It needs the C library, brotli, zstd and lzma. */
+ * before a file counts as valid. It needs the C library, brotli, zstd, lzma and zlib. */
 #ifndef BD_REFDEC_H
 #define BD_REFDEC_H
 
@@ -20,18 +20,35 @@ enum {
     BD_REFDEC_SYNTAX = 28,
     BD_REFDEC_RANGE = 32,
     BD_REFDEC_NONFINITE = 33,
+    BD_REFDEC_REFUSED = 36, /* a section needs an external program, and this decoder runs none */
     BD_REFDEC_NOMEM = 61
 };
 
-enum { BD_REFDEC_F16, BD_REFDEC_ROW, BD_REFDEC_TERNARY, BD_REFDEC_F32 };
+enum {
+    BD_REFDEC_F16,
+    BD_REFDEC_ROW,
+    BD_REFDEC_TERNARY,
+    BD_REFDEC_F32,
+    BD_REFDEC_TCQ,
+    BD_REFDEC_LOG,
+    BD_REFDEC_LQER,
+    BD_REFDEC_METHODS
+};
 
 typedef struct bd_refdec_tensor {
     uint32_t param, rows, cols, group;
-    uint8_t method, bits;
-    uint16_t *words; /* F16: (rows, cols) values; ROW, TERNARY: (n_words) scales */
+    uint16_t states;
+    uint8_t method, bits, kind, levels, rank;
+    uint16_t *words; /* F16: (rows, cols) values; others: (n_words) scales, LQER's own after those of the rows */
     uint64_t n_words;
-    uint32_t *f32; /* F32: (rows, cols) bit patterns */
-    int8_t *codes; /* ROW, TERNARY: (rows, cols) */
+    uint32_t *f32;    /* F32: (rows, cols) bit patterns */
+    uint32_t base;    /* TCQ, LOG: bit pattern */
+    int8_t *codes;    /* ROW, TERNARY, LQER: (rows, cols) */
+    int16_t *index;   /* TCQ: (cols, rows); LOG: (rows, cols) */
+    int16_t *row_exp; /* TCQ: (rows) */
+    int16_t *col_exp; /* TCQ: (cols) */
+    int8_t *left;     /* LQER: (rows, rank) */
+    int8_t *right;    /* LQER: (rank, cols) */
 } bd_refdec_tensor;
 
 typedef struct bd_refdec_group {

@@ -195,6 +195,7 @@ static bd_status open_file(bd_model **out, const char *path, const bd_model_opts
     if (bd_artifact_is(map.data, map.size)) {
         bd_artifact *a = NULL;
         bd_artifact_limits lim = bd_artifact_limits_default();
+        lim.allow_external = opts && opts->allow_external;
         if (opts && opts->max_memory && lim.decoded_bytes > opts->max_memory) lim.decoded_bytes = opts->max_memory;
         st = bd_artifact_parse(&a, map.data, map.size, &lim, err);
         if (st == BD_OK) {

@@ -24,4 +24,7 @@ bd_artifact *gen_example(bd_arena *a);
 /* Set the header's file size, every section hash whose section lies inside the file, and the root hash. */
 void gen_fix_hashes(uint8_t *data, uint64_t size);
 
+/* A file whose only group is given as stored bytes: everything else in it is legal. malloced; NULL: no memory. */
+uint8_t *gen_wrap_group(unsigned codec, uint32_t raw, const void *group, uint64_t size, uint64_t *file_size);
+
 #endif

@@ -42,11 +42,18 @@ static void check_same(const bd_artifact *x, const bd_artifact *y) {
             const bd_qtensor *p = &x->groups[g].tensors[t], *q = &y->groups[g].tensors[t];
             uint64_t n = bd_qtensor_elements(p);
             CHECK(p->param == q->param && p->rows == q->rows && p->cols == q->cols && p->method == q->method);
-            CHECK(p->bits == q->bits && p->group == q->group);
+            CHECK(p->bits == q->bits && p->group == q->group && p->states == q->states && p->kind == q->kind);
+            CHECK(p->levels == q->levels && p->rank == q->rank && p->base == q->base);
             if (p->codes) CHECK(memcmp(p->codes, q->codes, n) == 0);
             if (p->scales) CHECK(memcmp(p->scales, q->scales, 2 * bd_qtensor_scales(p)) == 0);
             if (p->f16) CHECK(memcmp(p->f16, q->f16, 2 * n) == 0);
             if (p->f32) CHECK(memcmp(p->f32, q->f32, 4 * n) == 0);
+            if (p->index) CHECK(memcmp(p->index, q->index, 2 * n) == 0);
+            if (p->row_exp) CHECK(memcmp(p->row_exp, q->row_exp, 2 * (size_t)p->rows) == 0);
+            if (p->col_exp) CHECK(memcmp(p->col_exp, q->col_exp, 2 * (size_t)p->cols) == 0);
+            if (p->lq_a) CHECK(memcmp(p->lq_a, q->lq_a, (size_t)p->rows * p->rank) == 0);
+            if (p->lq_b) CHECK(memcmp(p->lq_b, q->lq_b, (size_t)p->rank * p->cols) == 0);
+            if (p->lq_scales) CHECK(memcmp(p->lq_scales, q->lq_scales, 2 * bd_qtensor_lq_scales(p)) == 0);
         }
     }
 }
@@ -54,7 +61,9 @@ static void check_same(const bd_artifact *x, const bd_artifact *y) {
 TEST(round_trip_every_codec) {
     for (uint64_t i = 0; i < 60; i++) {
         bd_arena *a = bd_arena_create(0);
-        bd_artifact *art = generate(a, test_seed() * 100 + i, (int)(i % (BD_CODEC_COUNT + 1))), *back;
+        int codec = (int)(i % BD_CODEC_COUNT);
+        bd_artifact *art = generate(a, test_seed() * 100 + i, codec == BD_CODEC_LRZIP ? BD_CODEC_COUNT : codec);
+        bd_artifact *back;
         bd_buf f = build(art), again;
         bd_err e;
         CHECK(bd_artifact_is(f.data, f.size));
@@ -99,7 +108,7 @@ TEST(best_codec_is_the_smallest) {
         bd_codec chosen;
         CHECK_OK(bd_qgroup_cost(&art->groups[g], &best, &e), &e);
         chosen = art->groups[g].codec;
-        for (int c = 0; c < BD_CODEC_COUNT; c++) {
+        for (int c = 0; c <= BD_CODEC_RANGE; c++) {
             art->groups[g].codec = (bd_codec)c;
             CHECK_OK(bd_qgroup_cost(&art->groups[g], &cost, &e), &e);
             CHECK(cost >= best);
@@ -179,9 +188,9 @@ TEST(illegal_fields) {
     uint64_t protocol = back->sections[1].offset, tok = back->sections[2].offset;
     uint64_t group = back->sections[4].offset, claims = back->sections[5].offset;
     bd_artifact_close(back);
-    uint32_t zero = 0, two = 2, big = 0x7fffffff;
+    uint32_t zero = 0, one = 1, two = 2, big = 0x7fffffff;
     expect_error(&f, 0, "x", 1, BD_E_MAGIC, 0);
-    expect_error(&f, 8, &two, 4, BD_E_VERSION, 8);
+    expect_error(&f, 8, &one, 4, BD_E_VERSION, 8);
     expect_error(&f, 12, &zero, 4, BD_E_FIELD, 12);
     expect_error(&f, 16, &two, 4, BD_E_FIELD, 16);
     expect_error(&f, 16, &big, 4, BD_E_FIELD, 16);
@@ -190,7 +199,9 @@ TEST(illegal_fields) {
     expect_error(&f, 28, "\x02", 1, BD_E_FIELD, 28);
     expect_error(&f, 29, "\x04", 1, BD_E_FIELD, 29);
     expect_error(&f, 28 + 2 * 42 + 1, "\x01", 1, BD_E_FIELD, 28 + 2 * 42 + 1);
-    expect_error(&f, 28 + 4 * 42 + 1, "\x05", 1, BD_E_FIELD, 28 + 4 * 42 + 1);
+    expect_error(&f, 28 + 4 * 42 + 1, "\x07", 1, BD_E_FIELD, 28 + 4 * 42 + 1);
+    expect_error(&f, 28 + 4 * 42 + 1, "\x06", 1, BD_E_REFUSED, 28 + 4 * 42 + 1);
+    expect_error(&f, 28 + 4 * 42 + 1, "\x05", 1, BD_E_NONCANON, 28 + 4 * 42 + 2);
     expect_error(&f, 28 + 4 * 42 + 1, "\x04", 1, BD_E_NONCANON, 28 + 4 * 42 + 2);
     expect_error(&f, 28 + 4 * 42 + 6, &zero, 4, BD_E_FIELD, 28 + 4 * 42 + 6);
     expect_error(&f, 28 + 4 * 42 + 6, &two, 4, BD_E_FIELD, 28 + 4 * 42 + 2);
@@ -199,19 +210,48 @@ TEST(illegal_fields) {
     expect_error(&f, claims + 40, &two, 4, BD_E_NONCANON, claims + 40);
     CHECK_EQ_U64(f.data[28 + 42 + 1], BD_CODEC_RAW); /* the protocol is too short to compress */
     expect_error(&f, protocol, "K", 1, BD_E_SYNTAX, protocol);
-    /* raw group: 03 "all", T, two headers of 18, words (7 + 7), codes (12) */
-    uint64_t h = group + 8, words = h + 36, codes = words + 14;
-    expect_error(&f, group, "\x7f", 1, BD_E_TRUNCATED, group);
+    /* raw group: 03 "all", T, three headers of 23, words (7 + 7), base (4), exponents and indices (19 + 19), codes
+     * (12) */
+    enum {
+        ROWS = 4,
+        METHOD = 12,
+        BITS = 13,
+        GROUP = 14,
+        STATES = 18,
+        KIND = 20,
+        LEVELS = 21,
+        RANK = 22,
+        HEADER = 23
+    };
+    uint64_t h = group + 8, h2 = h + 2 * HEADER, words = h + 3 * HEADER, base = words + 14, index = base + 4,
+             codes = index + 38;
+    expect_error(&f, group, "\xff", 1, BD_E_TRUNCATED, group);
     expect_error(&f, group + 1, " ", 1, BD_E_FIELD, group);
     expect_error(&f, group + 4, &zero, 4, BD_E_FIELD, group);
-    expect_error(&f, h + 4, &zero, 4, BD_E_FIELD, group);
-    expect_error(&f, h + 4, &big, 4, BD_E_LIMIT, group);
-    expect_error(&f, h + 12, "\x04", 1, BD_E_FIELD, group);
-    expect_error(&f, h + 13, "\x01", 1, BD_E_FIELD, group);
-    expect_error(&f, h + 14, "\x01", 1, BD_E_FIELD, group);
-    expect_error(&f, h + 18, &zero, 4, BD_E_NONCANON, group);
+    expect_error(&f, h + ROWS, &zero, 4, BD_E_FIELD, group);
+    expect_error(&f, h + ROWS, &big, 4, BD_E_LIMIT, group);
+    expect_error(&f, h + METHOD, "\x07", 1, BD_E_FIELD, group);
+    expect_error(&f, h + BITS, "\x01", 1, BD_E_FIELD, group);
+    for (uint64_t field = GROUP; field < HEADER; field++) /* fields of other methods */
+        if (field != STATES + 1) expect_error(&f, h + field, "\x01", 1, BD_E_FIELD, group);
+    expect_error(&f, h2 + BITS, "\x01", 1, BD_E_FIELD, group);
+    expect_error(&f, h2 + STATES, "\x00", 1, BD_E_FIELD, group);
+    expect_error(&f, h2 + STATES, "\x02", 1, BD_E_FIELD, group);
+    expect_error(&f, h2 + STATES, "\x00\x02", 2, BD_E_FIELD, group);
+    expect_error(&f, h2 + KIND, "\x10", 1, BD_E_FIELD, group);
+    expect_error(&f, h + HEADER, &zero, 4, BD_E_NONCANON, group);
     expect_error(&f, words + 7, "\x7c", 1, BD_E_NONFINITE, group);
     expect_error(&f, words + 7, "\xa4", 1, BD_E_NONCANON, group);
+    expect_error(&f, base, "\x00\x00\xc0\x7f", 4, BD_E_NONFINITE, group);
+    expect_error(&f, base, "\x00\x00\x00\x00", 4, BD_E_RANGE, group);
+    expect_error(&f, base, "\xff\xff\x7f\x2b", 4, BD_E_RANGE, group);
+    expect_error(&f, base, "\x01\x00\x80\x53", 4, BD_E_RANGE, group);
+    expect_error(&f, base, "\x00\x00\x00\xbe", 4, BD_E_RANGE, group);
+    expect_error(&f, index, "\x81", 1, BD_E_RANGE, group);      /* row exponent 129 */
+    expect_error(&f, index + 3, "\x81", 1, BD_E_RANGE, group);  /* column exponent */
+    expect_error(&f, index + 7, "\x01", 1, BD_E_FIELD, group);  /* an odd index in a state for even ones */
+    expect_error(&f, index + 19, "\x01", 1, BD_E_RANGE, group); /* high byte of a row exponent */
+    expect_error(&f, index + 26, "\x80", 1, BD_E_RANGE, group); /* index -32768 */
     expect_error(&f, codes, "\x08", 1, BD_E_RANGE, group);
     expect_error(&f, codes, "\x80", 1, BD_E_RANGE, group);
     /* one section hash, then the root hash */
@@ -235,12 +275,12 @@ TEST(limits_hold) {
     l.file_bytes = f.size - 1;
     CHECK_EQ_U64(bd_artifact_parse(&back, f.data, f.size, &l, &e), BD_E_LIMIT);
     l = all;
-    l.tensors = 1;
+    l.tensors = 2;
     CHECK_EQ_U64(bd_artifact_parse(&back, f.data, f.size, &l, &e), BD_E_LIMIT);
     l = all;
-    l.elements = 15;
+    l.elements = 27;
     CHECK_EQ_U64(bd_artifact_parse(&back, f.data, f.size, &l, &e), BD_E_LIMIT);
-    l.elements = 16;
+    l.elements = 28;
     CHECK_OK(bd_artifact_parse(&back, f.data, f.size, &l, &e), &e);
     bd_artifact_close(back);
     l.decoded_bytes = 400;
@@ -274,6 +314,23 @@ TEST(the_writer_refuses_what_the_reader_would) {
     q[1].param = 0;
     CHECK_EQ_U64(try_build(art), BD_E_NONCANON);
     q[1].param = 1;
+    q[2].index[1] = 3;
+    CHECK_EQ_U64(try_build(art), BD_E_FIELD);
+    q[2].index[1] = INT16_MIN;
+    CHECK_EQ_U64(try_build(art), BD_E_RANGE);
+    q[2].index[1] = 2;
+    q[2].col_exp[0] = -129;
+    CHECK_EQ_U64(try_build(art), BD_E_RANGE);
+    q[2].col_exp[0] = 3;
+    q[2].base = NAN;
+    CHECK_EQ_U64(try_build(art), BD_E_NONFINITE);
+    q[2].base = 0x1.000002p+40f;
+    CHECK_EQ_U64(try_build(art), BD_E_RANGE);
+    q[2].base = 0x1p-40f;
+    CHECK_EQ_U64(try_build(art), BD_OK);
+    q[2].states = 2;
+    CHECK_EQ_U64(try_build(art), BD_E_FIELD);
+    q[2].states = 8;
     art->groups[0].name = "two words";
     CHECK_EQ_U64(try_build(art), BD_E_FIELD);
     art->groups[0].name = "all";
@@ -298,7 +355,8 @@ TEST(codecs_are_bounded) {
     static const uint8_t extra[4] = {0};
     uint8_t text[3000], out[3001];
     for (size_t i = 0; i < sizeof text; i++) text[i] = "abcab"[i * i % 5];
-    for (int c = BD_CODEC_BROTLI; c <= BD_CODEC_XZ; c++) {
+    for (int c = BD_CODEC_BROTLI; c <= BD_CODEC_ZLIB; c++) {
+        if (c == BD_CODEC_RANGE) continue;
         bd_buf p;
         bd_err e;
         bd_buf_init(&p);
@@ -318,7 +376,8 @@ TEST(codecs_are_bounded) {
     }
     char versions[100];
     bd_codec_versions(versions, sizeof versions);
-    CHECK(strstr(versions, "brotli ") && strstr(versions, "zstd ") && strstr(versions, "xz "));
+    CHECK(strstr(versions, "brotli ") && strstr(versions, "zstd ") && strstr(versions, "xz ") &&
+          strstr(versions, "zlib "));
 }
 
 static int8_t *heap(void *user, uint64_t n) { return *(int8_t **)user = malloc(n); }
@@ -370,6 +429,127 @@ TEST(dequantization) {
     bd_qtensor half = {.rows = 1, .cols = 2, .method = BD_Q_F16, .f16 = f16};
     bd_qtensor_dequant(&half, out);
     CHECK(out[0] == 0x1.554p-2f && out[1] == -0x1p-24f);
+}
+
+/* Values of the new methods, against arithmetic in double. */
+TEST(dequantization_by_steps) {
+    int16_t index[6] = {4, -3, 0, 32767, 1, -2}, rows[2] = {3, -128}, cols[3] = {-128, 0, 2};
+    float out[6];
+    for (unsigned states = 1; states <= 8; states *= 8) {
+        bd_qtensor t = {.rows = 2,
+                        .cols = 3,
+                        .method = BD_Q_TCQ,
+                        .states = (uint16_t)states,
+                        .base = 0.3f,
+                        .index = index,
+                        .row_exp = rows,
+                        .col_exp = cols};
+        bd_qtensor_dequant(&t, out);
+        for (int r = 0; r < 2; r++)
+            for (int c = 0; c < 3; c++) {
+                double want = index[2 * c + r] * 0.3f * pow(2, (rows[r] + cols[c]) / 4.0) * (states > 1 ? 0.5 : 1);
+                CHECK_MSG(fabs(out[3 * r + c] - want) <= fabs(want) * 2e-7, "%g %g", (double)out[3 * r + c], want);
+            }
+        CHECK(out[1] == 0 && !signbit(out[1]));
+    }
+    for (int k = -256; k <= 256; k++) {
+        float s = bd_tcq_step(0x1p+40f, 1, k);
+        CHECK(isfinite(s) && fabs(s / pow(2, 40 + k / 4.0) - 1) < 1e-7);
+        CHECK(isfinite(s * 32767) && bd_tcq_step(0x1p-40f, 4, k) >= 0x1p-126f);
+    }
+    for (unsigned levels = 1; levels <= 32; levels *= 2) {
+        int most = BD_LOG_OCTAVES * (int)levels;
+        for (int c = -most; c <= most; c++) {
+            float v = bd_log_value(0x1p+40f, levels, c);
+            double want = c ? pow(2, 40 + (double)(abs(c) - 1) / levels) * (c < 0 ? -1 : 1) : 0;
+            CHECK(isfinite(v) && fabs(v - want) <= fabs(want) * 1e-7);
+        }
+        CHECK(!signbit(bd_log_value(1, levels, 0)));
+    }
+}
+
+TEST(dequantization_with_a_correction) {
+    int8_t codes[6] = {1, -2, 3, 0, -1, 7}, left[4] = {1, -2, 0, 1}, right[6] = {7, -8, 3, 1, 0, -1};
+    uint16_t scales[2] = {0x3c00, 0x3800},
+             own[5] = {0x3400, 0x3c00, 0x3000, 0x3800, 0x0001}; /* .25; 1 .125 .5 2^-24 */
+    const float b[6] = {7, -8, .375f, .125f, 0, -.5f};
+    float out[6];
+    bd_qtensor t = {.rows = 2,
+                    .cols = 3,
+                    .method = BD_Q_LQER,
+                    .bits = 4,
+                    .group = 2,
+                    .rank = 2,
+                    .codes = codes,
+                    .scales = scales,
+                    .lq_a = left,
+                    .lq_b = right,
+                    .lq_scales = own};
+    CHECK_EQ_U64(bd_qtensor_lq_scales(&t), 4);
+    bd_qtensor_dequant(&t, out);
+    for (int r = 0; r < 2; r++)
+        for (int c = 0; c < 3; c++) {
+            float want = codes[3 * r + c] * (r ? 0.5f : 1);
+            for (int k = 0; k < 2; k++) want += left[2 * r + k] * .25f * b[3 * k + c]; /* exact here */
+            CHECK(out[3 * r + c] == want);
+        }
+}
+
+TEST(a_packed_section_is_used_again) {
+    bd_arena *a = bd_arena_create(0);
+    bd_artifact *art = gen_example(a);
+    bd_qgroup *g = &art->groups[0];
+    bd_buf plain = build(art), packed;
+    bd_err e;
+    uint64_t cost, again;
+    bd_buf_init(&packed);
+    g->packed = &packed;
+    g->codec = BD_CODEC_COUNT;
+    CHECK_OK(bd_qgroup_cost(g, &cost, &e), &e);
+    CHECK_EQ_U64(packed.size, cost - 42);
+    CHECK(g->codec < BD_CODEC_COUNT && g->stored_bytes == packed.size);
+    bd_buf f = build(art);
+    CHECK_EQ_U64(g->stored_bytes, packed.size);
+    CHECK(g->codec != BD_CODEC_RANGE || (f.size == plain.size && memcmp(f.data, plain.data, f.size) == 0));
+    packed.data[0] ^= 1; /* seen in the file: nothing was coded again */
+    bd_buf changed = build(art);
+    CHECK(changed.size == f.size && memcmp(changed.data, f.data, f.size) != 0);
+    packed.size = 0;
+    CHECK_OK(bd_qgroup_cost(g, &again, &e), &e);
+    CHECK_EQ_U64(again, cost);
+    g->tensors[0].codes[0] = 99; /* an illegal group gets no price, packed or not */
+    CHECK_EQ_U64(bd_qgroup_cost(g, &again, &e), BD_E_RANGE);
+    bd_buf_free(&plain);
+    bd_buf_free(&f);
+    bd_buf_free(&changed);
+    bd_buf_free(&packed);
+    bd_arena_destroy(a);
+}
+
+TEST(bytes_of_tensors) {
+    for (uint64_t i = 0; i < 20; i++) {
+        bd_arena *a = bd_arena_create(0);
+        bd_artifact *art = generate(a, test_seed() * 70 + i, i % 2 ? BD_CODEC_RANGE : BD_CODEC_ZSTD);
+        for (uint32_t g = 0; g < art->n_groups; g++) {
+            bd_qgroup *q = &art->groups[g];
+            double *bytes = malloc(q->n_tensors * sizeof *bytes), sum = 0;
+            uint64_t cost;
+            bd_err e;
+            CHECK_OK(bd_qgroup_cost(q, &cost, &e), &e);
+            CHECK_OK(bd_qgroup_tensor_bytes(q, bytes, &e), &e);
+            for (uint32_t t = 0; t < q->n_tensors; t++) {
+                CHECK(bytes[t] > 0);
+                sum += bytes[t];
+            }
+            /* the name, its length and the count are nobody's */
+            double rest = 1 + (double)strlen(q->name) + 4, stored = (double)q->stored_bytes;
+            CHECK_MSG(sum <= stored + 1 + stored * 3e-4 &&
+                          sum >= (stored - rest - 3) * (1 - 3e-4) - stored / 4 * (i % 2 == 0),
+                      "%f of %f", sum, stored);
+            free(bytes);
+        }
+        bd_arena_destroy(a);
+    }
 }
 
 /* --- the worked example --- */

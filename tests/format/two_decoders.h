@@ -2,6 +2,7 @@
 #ifndef BD_TESTS_TWO_DECODERS_H
 #define BD_TESTS_TWO_DECODERS_H
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,14 +10,27 @@
 #include "format/artifact.h"
 #include "refdec/refdec.h"
 
+static inline bool two_arrays(const void *x, const void *y, uint64_t bytes) {
+    return x ? !y || memcmp(x, y, bytes) != 0 : y != NULL;
+}
+
 static inline const char *two_tensors(const bd_qtensor *x, const bd_refdec_tensor *y) {
     uint64_t n = (uint64_t)x->rows * x->cols;
     if (x->param != y->param || x->rows != y->rows || x->cols != y->cols || (unsigned)x->method != y->method ||
-        x->bits != y->bits || x->group != y->group)
+        x->bits != y->bits || x->group != y->group || x->states != y->states || x->kind != y->kind ||
+        x->levels != y->levels || x->rank != y->rank)
         return "tensor header";
-    if (x->codes ? !y->codes || memcmp(x->codes, y->codes, n) != 0 : y->codes != NULL) return "codes";
+    if (two_arrays(x->codes, y->codes, n)) return "codes";
+    if (two_arrays(x->index, y->index, 2 * n)) return "indices";
+    if (two_arrays(x->row_exp, y->row_exp, 2 * (uint64_t)x->rows)) return "row exponents";
+    if (two_arrays(x->col_exp, y->col_exp, 2 * (uint64_t)x->cols)) return "column exponents";
+    if (two_arrays(x->lq_a, y->left, (uint64_t)x->rows * x->rank)) return "left factor";
+    if (two_arrays(x->lq_b, y->right, (uint64_t)x->rank * x->cols)) return "right factor";
     const uint16_t *words = x->method == BD_Q_F16 ? x->f16 : x->scales;
-    if (y->n_words && memcmp(words, y->words, 2 * y->n_words) != 0) return "words";
+    uint64_t first = x->lq_scales ? x->rows : y->n_words;
+    if (y->n_words && memcmp(words, y->words, 2 * first) != 0) return "words";
+    if (x->lq_scales && memcmp(x->lq_scales, y->words + first, 2 * (y->n_words - first)) != 0) return "scales";
+    if (x->index && memcmp(&x->base, &y->base, 4) != 0) return "base";
     if (n > 65536) return NULL;
     float *a = malloc(n * 4), *b = malloc(n * 4);
     const char *bad = NULL;

@@ -35,20 +35,22 @@ static void sample_close(sample *s) {
 }
 
 /* The STRUCTURE check over a copy of exactly this size. */
-static bd_check structure(const uint8_t *data, uint64_t size) {
+static bd_check structure_with(const uint8_t *data, uint64_t size, bool allow_external) {
     bd_verdict v = {0};
     bd_artifact *a = NULL;
     bd_err e = {0};
     uint8_t *copy = malloc(size ? size : 1);
     CHECK(copy != NULL);
     memcpy(copy, data, size);
-    CHECK_OK(bd_verify_structure(&a, &v, copy, size, &e), &e);
+    CHECK_OK(bd_verify_structure(&a, &v, copy, size, allow_external, &e), &e);
     CHECK(v.n == 1 && !strcmp(v.checks[0].id, "STRUCTURE") && v.checks[0].detail[0]);
-    CHECK((a != NULL) == (v.checks[0].outcome == BD_PASS));
+    CHECK((a != NULL) == (v.checks[0].outcome != BD_FAILED));
     bd_artifact_close(a);
     free(copy);
     return v.checks[0];
 }
+
+static bd_check structure(const uint8_t *data, uint64_t size) { return structure_with(data, size, false); }
 
 static void expect_fail(const uint8_t *data, uint64_t size, const char *what, uint64_t at) {
     bd_check c = structure(data, size);
@@ -226,6 +228,28 @@ TEST(declared_sizes_are_checked) {
         CHECK_MSG(c.outcome == BD_FAILED && strstr(c.detail, cases[i].says), "%s", c.detail);
         bd_buf_free(&f);
     }
+    sample_close(&s);
+}
+
+TEST(external_programs_need_permission) {
+    if (access("/usr/bin/lrzip", X_OK)) SKIP("lrzip is not installed");
+    sample s;
+    sample_open(&s);
+    s.art->groups[0].codec = BD_CODEC_LRZIP;
+    bd_qtensor *q = s.art->groups[0].tensors;
+    for (uint32_t t = 0; t < s.art->groups[0].n_tensors; t++) /* or the group would be no smaller than raw */
+        if (q[t].codes) memset(q[t].codes, 1, (size_t)q[t].rows * q[t].cols);
+    bd_buf f;
+    ta_build(s.art, &f);
+    CHECK_EQ_U64(s.art->groups[0].codec, BD_CODEC_LRZIP);
+    bd_check c = structure(f.data, f.size);
+    CHECK_MSG(c.outcome == BD_FAILED && strstr(c.detail, "--allow-external"), "%s", c.detail);
+    c = structure_with(f.data, f.size, true);
+    CHECK_MSG(c.outcome == BD_WARN && strstr(c.detail, "one decoder"), "%s", c.detail);
+    f.data[f.size / 2] ^= 1;
+    c = structure_with(f.data, f.size, true);
+    CHECK(c.outcome == BD_FAILED);
+    bd_buf_free(&f);
     sample_close(&s);
 }
 

@@ -61,7 +61,22 @@ static inline void ta_tokens(uint16_t *out, uint64_t n, uint64_t seed) {
     }
 }
 
-/* Matrices as 8-bit rows, vectors as binary16; everything lives in the arena. */
+/* Column after column on a grid of 1/1024, all exponents 0. */
+static inline void ta_tcq(bd_arena *a, bd_qtensor *q, const float *x) {
+    q->method = BD_Q_TCQ;
+    q->states = 1;
+    q->base = 0x1p-10f;
+    q->index = bd_arena_alloc(a, (uint64_t)q->rows * q->cols, 2);
+    q->row_exp = bd_arena_alloc(a, q->rows, 2);
+    q->col_exp = bd_arena_alloc(a, q->cols, 2);
+    CHECK(q->index && q->row_exp && q->col_exp);
+    for (uint64_t r = 0; r < q->rows; r++)
+        for (uint64_t c = 0; c < q->cols; c++)
+            q->index[c * q->rows + r] = (int16_t)lrintf(1024 * x[r * q->cols + c]);
+}
+
+/* Matrices as 8-bit rows, some of them with a correction (of zeros), every third one as TCQ; vectors as binary16.
+ * Everything lives in the arena. */
 static inline bd_artifact *ta_artifact(bd_arena *a, const bd_model *m, const bd_tokenizer *t,
                                        const bd_protocol *p) {
     const bd_graph *g = m->graph;
@@ -82,8 +97,21 @@ static inline bd_artifact *ta_artifact(bd_arena *a, const bd_model *m, const bd_
             for (int64_t k = 0; k < pa->cols; k++) q[i].f16[k] = bd_f32_to_f16(x[k]);
             continue;
         }
+        if (i % 3 == 2) {
+            ta_tcq(a, &q[i], x);
+            continue;
+        }
         q[i].method = BD_Q_ROW;
         q[i].bits = 8;
+        if (i % 3 == 1) {
+            q[i].method = BD_Q_LQER;
+            q[i].rank = 2;
+            q[i].group = 5;
+            q[i].lq_a = bd_arena_alloc(a, 2 * (uint64_t)pa->rows, 1);
+            q[i].lq_b = bd_arena_alloc(a, 2 * (uint64_t)pa->cols, 1);
+            q[i].lq_scales = bd_arena_alloc(a, 1 + (2 * (uint64_t)pa->cols + 4) / 5, 2);
+            CHECK(q[i].lq_a && q[i].lq_b && q[i].lq_scales);
+        }
         q[i].codes = bd_arena_alloc(a, (uint64_t)(pa->rows * pa->cols), 1);
         q[i].scales = bd_arena_alloc(a, (uint64_t)pa->rows, 2);
         CHECK(q[i].codes && q[i].scales);
@@ -102,7 +130,8 @@ static inline bd_artifact *ta_artifact(bd_arena *a, const bd_model *m, const bd_
     char *copy = bd_arena_alloc(a, text.size, 1);
     CHECK(copy != NULL);
     memcpy(copy, text.data, text.size);
-    art->version = art->numerics = 1;
+    art->version = 2;
+    art->numerics = 1;
     art->graph_text = copy;
     art->graph_size = text.size;
     bd_buf_free(&text);
