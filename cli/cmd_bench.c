@@ -6,31 +6,36 @@
 #include <sys/resource.h>
 
 #include "base/arena.h"
-#include "base/half.h"
 #include "base/philox.h"
 #include "base/thread.h"
 #include "cli/backend_args.h"
+#include "cli/bench.h"
 #include "cli/cli.h"
-#include "format/artifact.h"
 #include "kernels/bench_cases.h"
 #include "kernels/peak.h"
 #include "runtime/exec.h"
 #include "trainer/optimizer.h"
 #include "trainer/train.h"
 
-const char bd_cmd_bench_summary[] = "measure kernels, the training step or the weight coder";
+const char bd_cmd_bench_summary[] = "measure kernels, the training step, the weight coder or quantization";
 
 typedef struct bench_args {
     bd_cli_common common;
     bd_cli_list sets;
     const char *recipe, *backend, *isa;
-    int64_t steps, symbols;
+    int64_t steps;
 } bench_args;
 
-static double peak_memory(void) {
+double bd_bench_peak_memory(void) {
     struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)u.ru_maxrss * 1024;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss * 1024 : 0;
+}
+
+void bd_bench_peak_reset(void) {
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f) return;
+    fputs("5\n", f); /* proc(5): the peak of the resident set starts anew */
+    fclose(f);
 }
 
 /* --- kernels --- */
@@ -272,7 +277,7 @@ static bd_status time_steps(bench_train_state *s, const bench_args *a, timed_bac
         json_object_set_new(out, "tokens_per_s", bd_cli_real(tokens / mean));
         json_object_set_new(out, "gflops", bd_cli_real(gflops));
         json_object_set_new(out, "gradient_share", bd_cli_real(share));
-        json_object_set_new(out, "peak_memory_bytes", bd_cli_real(peak_memory()));
+        json_object_set_new(out, "peak_memory_bytes", bd_cli_real(bd_bench_peak_memory()));
     } else {
         printf("model       %s, %" PRIu64 " parameters, %" PRId64 " tokens a step in windows of %" PRId64 "\n",
                s->r->model, s->g->param_count, s->r->batch_tokens, s->r->seq_len);
@@ -280,7 +285,7 @@ static bd_status time_steps(bench_train_state *s, const bench_args *a, timed_bac
                a->steps, best, 100 * share, 100 * (1 - share));
         printf("speed       %.0f tokens/s, %.1f GFLOP/s (model FLOPs) = %.0f%% of the measured fp32 peak %.1f\n",
                tokens / mean, gflops, peak > 0 ? 100 * gflops / peak : 0, peak);
-        printf("memory      %.0f MiB at most\n", peak_memory() / 1048576);
+        printf("memory      %.0f MiB at most\n", bd_bench_peak_memory() / 1048576);
     }
     report_ops(timed, sum, n, peak, out, a->common.json);
     return BD_OK;
@@ -296,101 +301,6 @@ static bd_status bench_train(const bench_args *a, bd_backend *be, double peak, j
     return st;
 }
 
-/* --- coder --- */
-
-/* Gaussian int6 codes as a clipped GPTQ makes them, row deviations log-normal; and what they cost ideally. */
-static double synthetic_codes(bd_qtensor *q, double spread) {
-    double bits = 0;
-    for (uint32_t r = 0; r < q->rows; r++) {
-        double sd = 31 / 12.85 * exp(spread * bd_philox_normal(7, 1, r));
-        q->scales[r] = bd_f32_to_f16((float)(0.01 * sd));
-        for (uint32_t c = 0; c < q->cols; c++) {
-            uint64_t i = (uint64_t)r * q->cols + c;
-            double v = nearbyint(sd * bd_philox_normal(7, 2, i));
-            v = v > 31 ? 31 : v < -31 ? -31 : v;
-            q->codes[i] = (int8_t)v;
-            double lo = v <= -31 ? -INFINITY : (v - 0.5) / sd, hi = v >= 31 ? INFINITY : (v + 0.5) / sd;
-            double p = 0.5 * (erfc(lo / sqrt(2)) - erfc(hi / sqrt(2)));
-            bits -= log2(p > 1e-300 ? p : 1e-300);
-        }
-    }
-    return bits / 8;
-}
-
-static bd_status time_codec(bd_codec codec, bd_qgroup *g, double ideal, const bench_args *a, json_t *list,
-                            bd_err *err) {
-    bd_artifact art = {.version = 1,
-                       .numerics = 1,
-                       .graph_text = "g\n",
-                       .graph_size = 2,
-                       .vocab = 1,
-                       .groups = g,
-                       .n_groups = 1,
-                       .plan_text = "",
-                       .plan_size = 0};
-    bd_protocol_default(&art.protocol);
-    bd_buf file;
-    bd_buf_init(&file);
-    g->codec = codec;
-    double n = (double)g->tensors[0].rows * g->tensors[0].cols, t0 = bd_now();
-    bd_status st = bd_artifact_build(&art, &file, err);
-    double t1 = bd_now();
-    bd_artifact *back = NULL;
-    bd_artifact_limits lim = bd_artifact_limits_default();
-    if (!st) st = bd_artifact_parse(&back, file.data, file.size, &lim, err);
-    double t2 = bd_now();
-    if (!st && memcmp(back->groups[0].tensors[0].codes, g->tensors[0].codes, (size_t)n) != 0)
-        st = BD_FAIL(err, BD_E_MISMATCH, "%s does not give its input back", bd_codec_name(codec));
-    if (!st && a->common.json) {
-        json_t *o = json_object();
-        json_object_set_new(o, "codec", json_string(bd_codec_name(codec)));
-        json_object_set_new(o, "bytes", bd_cli_u64(g->stored_bytes));
-        json_object_set_new(o, "over_ideal", bd_cli_real((double)g->stored_bytes / ideal - 1));
-        json_object_set_new(o, "encode_msym_per_s", bd_cli_real(n / (t1 - t0) * 1e-6));
-        json_object_set_new(o, "decode_msym_per_s", bd_cli_real(n / (t2 - t1) * 1e-6));
-        json_array_append_new(list, o);
-    } else if (!st) {
-        printf("%-8s %12" PRIu64 " bytes  %+6.2f%% over ideal   encode %8.2f Msym/s   decode %8.2f Msym/s\n",
-               bd_codec_name(codec), g->stored_bytes, 100 * ((double)g->stored_bytes / ideal - 1),
-               n / (t1 - t0) * 1e-6, n / (t2 - t1) * 1e-6);
-    }
-    bd_artifact_close(back);
-    bd_buf_free(&file);
-    return st;
-}
-
-static bd_status bench_coder(const bench_args *a, json_t *out, bd_err *err) {
-    static const double spreads[] = {0, 0.25};
-    uint32_t cols = 1024, rows = (uint32_t)(a->symbols / 1024 > 0 ? a->symbols / 1024 : 1);
-    bd_qtensor q = {.rows = rows, .cols = cols, .method = BD_Q_ROW, .bits = 6};
-    q.codes = bd_alloc_aligned((uint64_t)rows * cols, 1);
-    q.scales = bd_alloc_aligned(rows, 2);
-    bd_status st = q.codes && q.scales ? BD_OK : BD_FAIL(err, BD_E_NOMEM, "out of memory");
-    json_t *cases = json_array();
-    json_object_set_new(out, "cases", cases);
-    for (int i = 0; i < 2 && !st; i++) {
-        double ideal = synthetic_codes(&q, spreads[i]);
-        bd_qgroup g = {.name = "bench", .tensors = &q, .n_tensors = 1};
-        json_t *o = json_object(), *codecs = json_array();
-        json_object_set_new(o, "spread", bd_cli_real(spreads[i]));
-        json_object_set_new(o, "symbols", bd_cli_u64((uint64_t)rows * cols));
-        json_object_set_new(o, "ideal_bytes", bd_cli_real(ideal));
-        json_object_set_new(o, "codecs", codecs);
-        json_array_append_new(cases, o);
-        if (!a->common.json)
-            printf(
-                "%u x %u Gaussian int6 codes, row deviations log-normal with spread %.2f: ideal %.0f bytes (row "
-                "deviations "
-                "known for free), one thread\n",
-                rows, cols, spreads[i], ideal);
-        for (int c = BD_CODEC_RAW + 1; c < BD_CODEC_COUNT && !st; c++)
-            st = time_codec((bd_codec)c, &g, ideal, a, codecs, err);
-    }
-    free(q.codes);
-    free(q.scales);
-    return st;
-}
-
 /* --- the command --- */
 
 static int bench_run(const bench_args *a, const char *what) {
@@ -398,21 +308,17 @@ static int bench_run(const bench_args *a, const char *what) {
     bd_backend *be = NULL;
     json_t *out = json_object();
     bd_status st = BD_OK;
-    bool kernels = !strcmp(what, "kernels"), train = !strcmp(what, "train"), coder = !strcmp(what, "coder");
-    if (!kernels && !train && !coder)
-        st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train or coder, not %.40s", what);
+    bool kernels = !strcmp(what, "kernels"), train = !strcmp(what, "train");
+    if (!kernels && !train)
+        st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train, coder or quantize, not %.40s", what);
     if (!st && a->steps < 1) st = BD_FAIL(&err, BD_E_USAGE, "--steps must be at least 1");
-    if (!st && (a->symbols < 1024 || a->symbols > (int64_t)1 << 30))
-        st = BD_FAIL(&err, BD_E_USAGE, "--symbols must be 1,024 to 2^30");
     if (!st && a->common.dry_run) {
-        printf("would measure %s for about %d s\n", what, kernels ? 10 : train ? 30 : 20);
+        printf("would measure %s for about %d s\n", what, kernels ? 10 : 30);
         json_decref(out);
         return 0;
     }
     json_object_set_new(out, "bench", json_string(what));
-    if (!st && coder) {
-        st = bench_coder(a, out, &err);
-    } else if (!st) {
+    if (!st) {
         double peak = bd_peak_gflops((int)a->common.threads);
         bd_backend_args ba = {a->backend, a->isa, "exact", a->common.threads};
         st = bd_backend_args_open(&be, &ba, &err);
@@ -436,26 +342,28 @@ static int bench_run(const bench_args *a, const char *what) {
 }
 
 int bd_cmd_bench(int argc, char **argv) {
-    bench_args a = {.backend = "cpu", .steps = 2, .symbols = 4194304};
+    if (argc > 1 && !strcmp(argv[1], "coder")) return bd_bench_coder(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "quantize")) return bd_bench_quantize(argc - 1, argv + 1);
+    bench_args a = {.backend = "cpu", .steps = 2};
     bd_cli_list args = {0};
     const bd_cli_opt opts[] = {
         {"recipe", BD_CLI_STRING, &a.recipe, "FILE.json",
          "train: recipe to time (default: the 17,059,912-parameter baseline)"},
         {"set", BD_CLI_EACH, &a.sets, "key=value", "train: override a key of the recipe"},
         {"steps", BD_CLI_COUNT, &a.steps, "N", "train: timed steps, after one that warms up"},
-        {"symbols", BD_CLI_COUNT, &a.symbols, "N", "coder: codes to pack"},
         {"backend", BD_CLI_STRING, &a.backend, "cpu|cuda", "where to compute"},
         {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512", "instruction set of the cpu backend"},
     };
     const bd_cli_spec spec = {
         .name = "bench",
         .summary = bd_cmd_bench_summary,
-        .usage = "bench kernels|train|coder [options]",
+        .usage = "bench kernels|train|coder|quantize [options]",
         .text =
             "kernels: every operation at the shapes of the official baseline, beside the machine's measured fp32 "
             "peak.\n"
             "train: whole training steps, optimizer included, on random tokens, and where their time goes.\n"
-            "coder: section codecs on synthetic int6 codes, beside the ideal code length.\n"
+            "coder: the coder of weights beside byte codecs and ideal lengths; see birdie bench coder --help.\n"
+            "quantize: what recipes lose at given sizes; see birdie bench quantize --help.\n"
             "Machines are shared and noisy: compare ratios from one run, not seconds from two.",
         .examples = "  birdie bench train --json\n  birdie bench kernels --threads 1 --isa avx2\n",
         .opts = opts,

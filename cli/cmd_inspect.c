@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/sha256.h"
 #include "cli/cli.h"
+#include "cli/plan_report.h"
 #include "cli/protocol_json.h"
 #include "cli/score_json.h"
 #include "cli/tensor_set.h"
@@ -17,6 +18,7 @@ const char bd_cmd_inspect_summary[] = "show what a checkpoint, artifact, shard o
 typedef struct show {
     bool model, tensors, sections, plan, json;
     uint64_t max_memory;
+    bool allow_external;
     json_t *o; /* with json */
     const char *path;
     uint64_t bytes;
@@ -155,6 +157,12 @@ static uint64_t nominal_bytes(const bd_qtensor *t) {
         case BD_Q_F32: return 4 * n;
         case BD_Q_ROW: return (n * t->bits + 7) / 8 + 2 * (uint64_t)t->rows;
         case BD_Q_TERNARY: return (n + 4) / 5 + 2 * (t->group ? (n + t->group - 1) / t->group : 0);
+        case BD_Q_TCQ: return 2 * (n + t->rows + t->cols) + 4;
+        case BD_Q_LOG: return 2 * n + 4;
+        case BD_Q_LQER:
+            return (n * t->bits + 7) / 8 + 2 * (uint64_t)t->rows +
+                   (2 * (uint64_t)t->rows * t->rank + 4 * (uint64_t)t->rank * t->cols + 7) / 8 +
+                   2 * (1 + ((uint64_t)t->rank * t->cols + t->group - 1) / t->group);
         case BD_Q_COUNT: break;
     }
     return 0;
@@ -277,10 +285,37 @@ static void show_artifact_head(show *s, const bd_artifact *a, const bd_graph *g)
     hash_line(s, "tokenizer_tables_hash", "byte tables", a->tokenizer_tables_hash);
 }
 
+/* The plan that stands in an artifact may be any text: one that is no plan is shown as it is. */
+static bd_status show_own_plan(show *s, const bd_artifact *a, const bd_graph *g, bd_err *err) {
+    bd_plan *p = NULL;
+    bd_err why = {0};
+    char safe[512];
+    bd_status st = bd_plan_parse(&p, a->plan_text, a->plan_size, &why);
+    if (st == BD_E_NOMEM) {
+        if (err) *err = why;
+        return st;
+    }
+    if (s->json) {
+        json_object_set_new(s->o, "plan", text_json(a->plan_text, a->plan_size));
+        json_object_set_new(s->o, "plan_error", st ? bd_cli_str(why.msg) : json_null());
+        if (st) json_object_set_new(s->o, "plan_report", json_null());
+    }
+    if (!st) st = bd_plan_report(p, a, g, s->o, err);
+    else if (!s->json) {
+        show_groups(s, a);
+        printf("\nthis text is no plan (%s):\n", bd_safe_text(safe, sizeof safe, why.msg));
+        put_text(a->plan_text, a->plan_size);
+        st = BD_OK;
+    } else st = BD_OK;
+    bd_plan_close(p);
+    return st;
+}
+
 static bd_status show_artifact(show *s, const bd_map *map, bd_err *err) {
     bd_artifact *a = NULL;
     bd_graph *g = NULL;
     bd_artifact_limits lim = bd_artifact_limits_default();
+    lim.allow_external = s->allow_external;
     if (s->max_memory && lim.decoded_bytes > s->max_memory) lim.decoded_bytes = s->max_memory;
     BD_TRY(bd_artifact_parse(&a, map->data, map->size, &lim, err));
     bd_limits glim = bd_limits_default();
@@ -292,19 +327,13 @@ static bd_status show_artifact(show *s, const bd_map *map, bd_err *err) {
     bool summary = !s->model && !s->tensors && !s->sections && !s->plan;
     if (summary || s->json) show_artifact_head(s, a, g);
     if (summary || s->sections || s->json) show_sections(s, a);
-    if (summary || s->plan || s->json) show_groups(s, a);
+    if (summary || s->json) show_groups(s, a);
     if (s->tensors || s->json) show_qtensors(s, a, g);
     if (s->model) {
         if (s->json) json_object_set_new(s->o, "model", text_json(a->graph_text, a->graph_size));
         else put_text(a->graph_text, a->graph_size);
     }
-    if (s->plan) {
-        if (s->json) json_object_set_new(s->o, "plan", text_json(a->plan_text, a->plan_size));
-        else {
-            printf("\n");
-            put_text(a->plan_text, a->plan_size);
-        }
-    }
+    if (s->plan) st = show_own_plan(s, a, g, err);
 done:
     bd_graph_destroy(g);
     bd_artifact_close(a);
@@ -388,7 +417,18 @@ static bd_status show_model_file(show *s, const bd_map *map, bd_err *err) {
     return st;
 }
 
+static bd_status show_plan_file(show *s, const bd_map *map, bd_err *err) {
+    bd_plan *p = NULL;
+    BD_TRY(bd_plan_parse(&p, (const char *)map->data, map->size, err));
+    head(s, "plan");
+    bd_status st = bd_plan_report(p, NULL, NULL, s->o, err);
+    bd_plan_close(p);
+    return st;
+}
+
 /* ---- which is it? ---- */
+
+static bool is_plan(const bd_map *m) { return m->size >= 12 && !memcmp(m->data, "birdie-plan ", 12); }
 
 static bool is_shard(const bd_map *m) {
     if (m->size < 4) return false;
@@ -428,6 +468,7 @@ static bd_status inspect(show *s, const char *path, bd_err *err) {
     s->bytes = m.size;
     bd_status st;
     if (bd_artifact_is(m.data, m.size)) st = show_artifact(s, &m, err);
+    else if (is_plan(&m) && !s->sections && !s->model && !s->tensors) st = show_plan_file(s, &m, err);
     else if (s->sections || s->plan) st = BD_FAIL(err, BD_E_USAGE, "--sections and --plan are for artifacts");
     else if (is_shard(&m)) st = show_shard(s, path, err);
     else if (ends_with(path, ".model")) st = show_dot_model(s, &m, err);
@@ -445,17 +486,19 @@ int bd_cmd_inspect(int argc, char **argv) {
         {"tensors", BD_CLI_FLAG, &s.tensors, NULL, "every tensor"},
         {"sections", BD_CLI_FLAG, &s.sections, NULL, "artifacts: sections with sizes and hashes"},
         {"plan", BD_CLI_FLAG, &s.plan, NULL,
-         "artifacts: the compiler's plan, and the bytes each group really takes"},
+         "artifacts: the compiler's plan beside what the file holds: bytes, methods, parameters"},
+        {"allow-external", BD_CLI_FLAG, &s.allow_external, NULL,
+         "artifacts: allow sections that need an external program (lrzip)"},
     };
     const bd_cli_spec spec = {
         .name = "inspect",
         .summary = bd_cmd_inspect_summary,
-        .usage = "inspect FILE [--model | --tensors | --sections | --plan]",
+        .usage = "inspect FILE [--model | --tensors | --sections | --plan] [--allow-external]",
         .text =
             "FILE is a checkpoint, an artifact, a directory that train wrote, a token shard, a SentencePiece "
-            "tokenizer or a "
-            "model file. Nothing in it is executed.",
-        .examples = "  birdie inspect model.int8.ptz --tensors\n  birdie inspect out.birdie --model\n",
+            "tokenizer, a "
+            "model file or a compiler's plan. Nothing in it is executed.",
+        .examples = "  birdie inspect model.int8.ptz --tensors\n  birdie inspect out.birdie --plan\n",
         .opts = opts,
         .n_opts = sizeof opts / sizeof *opts,
         .min_args = 1,

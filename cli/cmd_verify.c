@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "cli/data_args.h"
 #include "cli/score_json.h"
+#include "cli/verdict_report.h"
 #include "verify/verify_artifact.h"
 
 const char bd_cmd_verify_summary[] = "check an artifact: structure, size, coverage, bytes, score, time";
@@ -19,27 +20,15 @@ typedef struct verify_args {
     bool allow_external;
 } verify_args;
 
-static json_t *text_or_null(const char *s) { return *s ? bd_cli_str(s) : json_null(); }
-
 static json_t *result_json(const bd_verify_result *r, const verify_args *a, const bd_rules *rules,
                            const bd_backend *be) {
-    json_t *o = json_object(), *checks = json_array();
+    json_t *o = json_object();
     json_object_set_new(o, "verdict", json_string(bd_outcome_name(r->overall)));
     json_object_set_new(o, "rules", bd_cli_str(rules->name));
     json_object_set_new(o, "artifact_bytes", bd_cli_u64(r->file_bytes));
     json_object_set_new(o, "model_sha256", bd_cli_hex(r->model_hash, 32));
     json_object_set_new(o, "root_sha256", bd_cli_hex(r->root_hash, 32));
-    for (int i = 0; i < r->verdict.n; i++) {
-        const bd_check *c = &r->verdict.checks[i];
-        json_t *k = json_object();
-        json_object_set_new(k, "id", json_string(c->id));
-        json_object_set_new(k, "status", json_string(bd_outcome_name(c->outcome)));
-        json_object_set_new(k, "value", text_or_null(c->value));
-        json_object_set_new(k, "limit", text_or_null(c->limit));
-        json_object_set_new(k, "detail", bd_cli_str(c->detail));
-        json_array_append_new(checks, k);
-    }
-    json_object_set_new(o, "checks", checks);
+    json_object_set_new(o, "checks", bd_verdict_json(&r->verdict));
     json_t *score = r->scored ? json_object() : json_null();
     if (r->scored) bd_score_json(score, &r->score, a->mode, &r->protocol, "artifact");
     json_object_set_new(o, "score", score);
@@ -48,13 +37,7 @@ static json_t *result_json(const bd_verify_result *r, const verify_args *a, cons
 }
 
 static void print_result(const bd_verify_result *r, const bd_rules *rules) {
-    for (int i = 0; i < r->verdict.n; i++) {
-        const bd_check *c = &r->verdict.checks[i];
-        printf("%-11s %-10s", bd_outcome_name(c->outcome), c->id);
-        if (c->value[0]) printf(" %s", c->value);
-        if (c->limit[0]) printf(" (limit %s)", c->limit);
-        printf("%s%s\n", c->value[0] ? ": " : " ", c->detail);
-    }
+    bd_verdict_print(&r->verdict, 0);
     if (r->scored) {
         double seconds = r->score.seconds_score + r->score.seconds_learn;
         printf("score       val_bpb %.6f, %" PRIu64 " tokens, nll_q32 %" PRId64 "\n", r->score.val_bpb,
@@ -73,6 +56,7 @@ static int print_plan(const bd_verify_opts *o, const verify_args *a, bd_err *err
     bd_model_opts mo = {.max_memory = o->max_memory};
     bd_eval_opts eo = {.max_tokens = bd_verify_range(o), .max_memory = o->max_memory};
     bd_artifact_limits lim = bd_artifact_limits_default();
+    lim.allow_external = a->allow_external;
     *st = bd_artifact_open(&art, o->path, &lim, err);
     if (!*st) *st = bd_model_from_artifact(&m, art, &mo, err);
     if (!*st) *st = bd_eval_plan_make(&plan, m, &stream, &art->protocol, &eo, err);
@@ -119,6 +103,7 @@ static int verify_run(const verify_args *a, const char *path) {
                         .text_size = text.size,
                         .max_tokens = (uint64_t)a->max_tokens,
                         .max_memory = bd_memory_limit(a->common.max_memory),
+                        .allow_external = a->allow_external,
                         .fast = strcmp(a->mode, "exact") != 0,
                         .rules = &rules};
     if (!st && a->common.dry_run) {
@@ -157,13 +142,14 @@ int bd_cmd_verify(int argc, char **argv) {
          "score only the first N targets, as the claim did (default: the range that the rules name, else all)"},
         {"text", BD_CLI_STRING, &a.text, "FILE",
          "original text, documents joined by a blank line, to compare with"},
-        {"rules", BD_CLI_STRING, &a.rules, "FILE.json", "rules profile (default: rules/default.json)"},
+        {"rules", BD_CLI_STRING, &a.rules, "FILE.json|NAME",
+         "rules profile: a file, or default, cpu-golf or parameter-golf (default: default)"},
         {"backend", BD_CLI_STRING, &a.backend, "cpu|cuda", "where to compute"},
         {"isa", BD_CLI_STRING, &a.isa, "ref|avx2|avx512",
          "instruction set of the cpu backend; never changes the score"},
         {"mode", BD_CLI_STRING, &a.mode, "exact|fast", "numerics"},
         {"allow-external", BD_CLI_FLAG, &a.allow_external, NULL,
-         "allow sections that need an external program (none exist yet)"},
+         "allow sections that need an external program (lrzip)"},
     };
     const bd_cli_spec spec = {
         .name = "verify",

@@ -1,10 +1,10 @@
 /* The compiler: a model, calibration text and a byte budget in; the bytes of an
  * artifact out, never above the budget.
  *
- * One number: every matrix has a step of its own, from what the loss feels of it,
- * times one `step` for the whole model, which the solver searches on the size of
- * the file as written (docs/compiling.md). Same inputs give the same bytes, whatever
- * threads or ISA (for stated codec versions). */
+ * One number: under the metric of the statistics the best step of every weight is
+ * known up to one factor for the whole model (waterfill.h), which the solver
+ * searches on the size of the file as written (docs/compiling.md). Same inputs give
+ * the same bytes, whatever threads or ISA (for stated codec versions). */
 #ifndef BD_COMPILER_COMPILE_H
 #define BD_COMPILER_COMPILE_H
 
@@ -18,7 +18,12 @@ typedef struct bd_compile_opts {
     uint64_t budget;
     const bd_compile_recipe *recipe;
     const bd_calibration *calibration;
-    const bd_plan *plan; /* carry out this plan instead of solving; NULL: solve */
+    /* A plan to carry out (no line is `fixed`), or to solve around (its fixed lines are kept); NULL: solve. */
+    const bd_plan *plan;
+    /* Calibration text for the trial of lambda, rho and states on windows that the statistics left out; tokens NULL:
+     * no trial, the first candidates are taken. */
+    const uint16_t *tokens;
+    uint64_t n_tokens;
     bd_protocol protocol;
     uint8_t tokenizer_model_hash[32], tokenizer_tables_hash[32]; /* zero: none named */
     const bd_progress *progress;
@@ -27,17 +32,30 @@ typedef struct bd_compile_opts {
 typedef enum bd_compile_limit {
     BD_LIMIT_BUDGET, /* filled: finer steps would not fit */
     BD_LIMIT_FINEST, /* the finest setting fits: no better use for the rest */
-    BD_LIMIT_PLAN    /* a given plan was carried out */
+    BD_LIMIT_PLAN,   /* a given plan was carried out */
+    BD_LIMIT_RECIPE  /* the recipe's settings as they stand (fill: false) */
 } bd_compile_limit;
 const char *bd_compile_limit_name(bd_compile_limit l);
+
+typedef struct bd_trial {
+    int states;
+    double lambda, rho;
+    double nll, kl, stderr_nll; /* nats per token on held-out windows; stderr of nll minus the float model's */
+    bool chosen;
+} bd_trial;
 
 typedef struct bd_compile_result {
     uint64_t artifact_bytes;
     uint64_t predicted_bytes; /* sum of prices before the file was built; the same */
     bd_compile_limit limit;
-    double step;
-    int tries;     /* times the whole file was priced */
-    bd_plan *plan; /* what was done; owned by the result */
+    double number;           /* the solver's; 0: finest */
+    int tries;               /* times the whole file was priced */
+    double nats;             /* predicted loss increase per token; NAN without statistics */
+    double nats_per_byte;    /* what one more byte would save now (a negative slope, as a positive number); NAN */
+    double seconds_prepare, seconds_tune, seconds_solve, seconds_pack;
+    bd_trial *trials;
+    int n_trials;
+    bd_plan *plan; /* what was done; owned by the result, and so are the trials */
 } bd_compile_result;
 
 /* file: the artifact without a claim; bd_artifact_set_claim puts one into it. */

@@ -108,7 +108,7 @@ TEST(json_report) {
     CHECK(strlen(json_string_value(json_object_get(o, "sha256"))) == 64 &&
           json_is_null(json_object_get(o, "claim")));
     json_t *groups = json_object_get(o, "groups");
-    CHECK(json_array_size(groups) >= 3);
+    CHECK(json_array_size(groups) == 2);
     long long sum = 0;
     for (size_t i = 0; i < json_array_size(groups); i++) {
         json_t *g = json_array_get(groups, i);
@@ -117,6 +117,18 @@ TEST(json_report) {
         sum += atoll(json_string_value(json_object_get(g, "bytes")));
     }
     CHECK(sum > 0 && sum < st.st_size);
+    json_t *kinds = json_object_get(o, "kinds"), *loss = json_object_get(o, "predicted_loss"),
+           *measured = json_object_get(o, "measured");
+    CHECK(json_array_size(kinds) == 8); /* seven kinds of matrices, and small tensors */
+    double bytes = 0;
+    for (size_t i = 0; i < json_array_size(kinds); i++)
+        bytes += json_number_value(json_object_get(json_array_get(kinds, i), "bytes"));
+    CHECK_MSG(bytes > 0.5 * (double)sum && bytes < (double)sum + 40, "%g of %lld", bytes, sum);
+    CHECK(json_number_value(json_object_get(loss, "nats")) > 0);
+    CHECK(json_number_value(json_object_get(loss, "nats_per_byte")) > 0);
+    CHECK(json_is_null(json_object_get(loss, "val_bpb"))); /* no tokenizer was named */
+    CHECK(json_number_value(json_object_get(measured, "peak_memory_bytes")) > 1e6);
+    CHECK(json_is_array(json_object_get(o, "trials")) && json_number_value(json_object_get(o, "number")) > 0);
     json_decref(o);
 }
 
@@ -125,7 +137,7 @@ TEST(same_bytes_with_statistics_and_plan) {
     static const char *const ways[] = {"--calib $T/x_train_000000.bin --threads 1 --isa ref",
                                        "--stats $T/b.stats --calib $T/x_train_000000.bin --threads 2",
                                        "--stats $T/b.stats --isa avx2", "--stats $T/b.stats --plan $T/b.plan",
-                                       "--stats $T/b.stats --plan $T/b.plan --recipe int5"};
+                                       "--stats $T/b.stats --plan $T/b.plan"};
     for (int i = 0; i < 5; i++) {
         char cmd[512];
         snprintf(cmd, sizeof cmd,
@@ -142,14 +154,59 @@ TEST(plans_with_errors) {
     CHECK(run(COMPILE "--budget 7000 --out $T/c.birdie --plan $T/c.plan")->rc == 0);
     char cmd[512], plan[16384];
     slurp(in_tmp("c.plan"), plan, sizeof plan);
-    CHECK(strncmp(plan, "birdie-plan 1\nbudget 7000\n", 26) == 0 && strstr(plan, "\ngroup attn.c_q ") != NULL);
-    snprintf(cmd, sizeof cmd, "sed 's/ bits=. / bits=9 /' %s/c.plan > %s/bad.plan", test_tmp(), test_tmp());
+    CHECK(strncmp(plan, "birdie-plan 2\nbudget 7000\nrecipe trellis\n", 41) == 0);
+    CHECK(strstr(plan, "\nshard ") && strstr(plan, "\ngroup matrices range"));
+    snprintf(cmd, sizeof cmd, "sed 's/ states=64 / states=9 /' %s/c.plan > %s/bad.plan", test_tmp(), test_tmp());
     CHECK(system(cmd) == 0);
-    fails(COMPILE "--budget 7000 --out $T/no.birdie --plan $T/bad.plan", 2, "plan line 6: bits=9");
+    fails(COMPILE "--budget 7000 --out $T/no.birdie --plan $T/bad.plan", 2, "plan line 8: states is 9");
     snprintf(cmd, sizeof cmd, "grep -v tok_emb %s/c.plan > %s/bad.plan", test_tmp(), test_tmp());
     CHECK(system(cmd) == 0);
     fails(COMPILE "--budget 7000 --out $T/no.birdie --plan $T/bad.plan", 2, "tensor lines");
     fails(COMPILE "--budget 3000 --out $T/no.birdie --plan $T/c.plan", 2, "the plan makes");
+}
+
+/* A hand edit: one line fixed, another budget; everything else is solved around it. */
+TEST(plans_with_fixed_lines) {
+    write_inputs();
+    CHECK(run(COMPILE "--budget 7000 --out $T/f.birdie --plan $T/f.plan")->rc == 0);
+    char cmd[512], out[65536];
+    snprintf(
+        cmd, sizeof cmd,
+        "sed 's/^tensor blocks.1.mlp.fc.weight .*/tensor blocks.1.mlp.fc.weight matrices row bits=4 k=3 fixed/' "
+        "%s/f.plan > %s/fixed.plan",
+        test_tmp(), test_tmp());
+    CHECK(system(cmd) == 0);
+    result *r = run(COMPILE "--budget 8000 --out $T/g.birdie --plan $T/fixed.plan --json");
+    CHECK_MSG(r->rc == 0, "%s", r->err);
+    CHECK(strstr(r->out, "\"limit\": \"budget\"") != NULL);
+    struct stat st;
+    CHECK(stat(in_tmp("g.birdie"), &st) == 0 && st.st_size <= 8000 && st.st_size > 7000);
+    r = run("inspect $T/g.birdie --plan");
+    CHECK(r->rc == 0);
+    snprintf(out, sizeof out, "%s", r->out);
+    CHECK_MSG(strstr(out, "blocks.1.mlp.fc.weight") && strstr(out, "bits=4 k=3"), "%s", out);
+}
+
+TEST(knobs_and_trials) {
+    write_inputs();
+    result *r = run(COMPILE
+                    "--budget 7000 --out $T/k.birdie --knob 'lambda=[0.02,0.1]' --knob states=4 "
+                    "--knob holdout=0.3 --json");
+    CHECK_MSG(r->rc == 0, "%s", r->err);
+    json_t *o = json_loads(r->out, 0, NULL), *trials = json_object_get(o, "trials");
+    CHECK(json_array_size(trials) == 2);
+    int chosen = 0;
+    for (size_t i = 0; i < 2; i++) {
+        json_t *t = json_array_get(trials, i);
+        CHECK(json_integer_value(json_object_get(t, "states")) == 4);
+        CHECK(json_number_value(json_object_get(t, "nll")) > 0);
+        chosen += json_is_true(json_object_get(t, "chosen"));
+    }
+    CHECK(chosen == 1);
+    json_decref(o);
+    r = run("compile --help");
+    CHECK(r->rc == 0 && strstr(r->out, "--knob") && strstr(r->out, "trellis:") &&
+          strstr(r->out, "gptq-lqer-pgrp:"));
 }
 
 TEST(wrong_usage) {
@@ -161,6 +218,9 @@ TEST(wrong_usage) {
     fails(COMPILE "--budget 7000 --out $T/missing/no.birdie", 2, "missing");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --max-tokens 5", 2, "--claim");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --recipe int9", 2, "no recipe");
+    fails(COMPILE "--budget 7000 --out $T/no.birdie --knob lamda=1", 2, "did you mean \"lambda\"");
+    fails(COMPILE "--budget 7000 --out $T/no.birdie --knob states=7", 2, "states is 7");
+    fails(COMPILE "--budget 7000 --out $T/no.birdie --recipe int8-zlib", 2, "settings as they stand");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --claim $T/x_train_000000.bin --tokenizer $T/m.safetensors", 2,
           "");
     fails(COMPILE "--budget 7000 --out $T/no.birdie --stats $T/x_val_000000.bin", 2, "x_val");
