@@ -15,7 +15,7 @@ typedef struct bd_check {
     char id[16];
     bd_outcome outcome;
     char value[64], limit[64]; /* "" where there is none */
-    char detail[512];
+    char detail[4096];         /* longer text is cut */
 } bd_check;
 
 enum { BD_MAX_CHECKS = 32 };

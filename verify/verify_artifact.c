@@ -234,6 +234,10 @@ static void check_time(bd_verdict *v, const bd_rules *r, const bd_score *s, doub
         return;
     }
     snprintf(limit, sizeof limit, "%g s", r->eval_s);
+    if (r->devices) {
+        bd_verdict_add(v, "TIME", BD_NOT_CHECKED, value, limit, "the limit is for %d x %s", r->devices, r->device);
+        return;
+    }
     if (r->processors && r->processors != bd_cpu_count()) {
         bd_verdict_add(v, "TIME", BD_NOT_CHECKED, value, limit,
                        "the limit is for %d processors, this program may use %d (taskset limits them)",
@@ -344,7 +348,7 @@ bd_status bd_verify_artifact(bd_verify_result *r, bd_backend *be, const bd_verif
     }
     r->file_bytes = map.size;
     bd_artifact *a = NULL;
-    bd_status st = bd_verify_structure(&a, &r->verdict, map.data, map.size, err);
+    bd_status st = bd_verify_structure(&a, &r->verdict, map.data, map.size, o->allow_external, err);
     if (st) bd_err_file(err, o->path);
     else check_size(&r->verdict, o->rules, map.size);
     if (a) {

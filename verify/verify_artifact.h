@@ -18,6 +18,7 @@ typedef struct bd_verify_opts {
     uint64_t text_size;
     uint64_t max_tokens; /* 0: the rules' canonical range if they have one, else all */
     uint64_t max_memory; /* of the model and of the evaluation; 0: no limit */
+    bool allow_external; /* run external programs (lrzip sections): STRUCTURE is WARN at best then */
     bool fast;           /* not in exact mode: no claim is compared */
     const bd_rules *rules;
     const bd_progress *progress;
@@ -46,8 +47,11 @@ bd_status bd_verify_artifact(bd_verify_result *r, bd_backend *be, const bd_verif
 uint64_t bd_verify_range(const bd_verify_opts *o);
 
 /* STRUCTURE alone, over bytes in memory: both decoders, their agreement, the
- * graph, and that tensors and graph fit each other. *out is the parsed artifact
- * (to be closed), or NULL with the check failed. The only error is no memory. */
-bd_status bd_verify_structure(bd_artifact **out, bd_verdict *v, const void *data, uint64_t size, bd_err *err);
+ * graph, and that tensors and graph fit each other. A section that needs an
+ * external program is read by the first decoder alone, if allowed: WARN. *out is the parsed artifact
+ * (to be closed), or NULL with the check failed. The only errors are
+ * no memory and a missing program. */
+bd_status bd_verify_structure(bd_artifact **out, bd_verdict *v, const void *data, uint64_t size,
+                              bool allow_external, bd_err *err);
 
 #endif

@@ -28,32 +28,10 @@ static void check(const uint8_t *data, size_t size) {
     abort();
 }
 
-/* An artifact whose only group is given as stored bytes. */
 static void check_group(unsigned codec, uint32_t raw, const uint8_t *group, size_t size) {
-    size_t total = 28 + 42 * 6 + 2 + 33 + 68 + size + 300 + 32, at = 28 + 42 * 6;
-    uint8_t *f = calloc(1, total);
-    if (!f) return;
-    const uint32_t stored[6] = {2, 33, 68, 0, (uint32_t)size, 300};
-    memcpy(f,
-           "\x89"
-           "BRD\r\n\x1a\n\x01\0\0\0\x01\0\0\0\x06",
-           17);
-    for (unsigned i = 0; i < 6; i++) {
-        uint8_t *e = f + 28 + 42 * i;
-        uint32_t declared = i == 4 ? raw : stored[i];
-        e[0] = (uint8_t)(i + 1);
-        e[1] = (uint8_t)(i == 4 ? codec : 0);
-        for (int k = 0; k < 4; k++) {
-            e[2 + k] = (uint8_t)(stored[i] >> (8 * k));
-            e[6 + k] = (uint8_t)(declared >> (8 * k));
-        }
-    }
-    memcpy(f + at, "m\n", 2);
-    memcpy(f + at + 2, "kind window\nwindow 1024\nstride 0\n", 33);
-    f[at + 2 + 33 + 64] = 1;
-    if (size) memcpy(f + at + 2 + 33 + 68, group, size);
-    gen_fix_hashes(f, total);
-    check(f, total);
+    uint64_t total;
+    uint8_t *f = gen_wrap_group(codec, raw, group, size, &total);
+    if (f) check(f, total);
     free(f);
 }
 

@@ -86,6 +86,12 @@ static void shape_attention(uint64_t *rng, int round, bd_dims *d, bd_call *c) {
     c->attr.attn.kv_heads = (int32_t)G;
 }
 
+static void shape_attention_step(uint64_t *rng, int round, bd_dims *d, bd_call *c) {
+    shape_attention(rng, round, d, c);
+    d->of['P'] = c->seq_len;
+    d->of['n'] = 1 + below(rng, round & 1 ? c->seq_len : 1);
+}
+
 static void shape_relu2(uint64_t *rng, int round, bd_dims *d, bd_call *c) {
     static const float slopes[] = {0, 0.5f, 1, -0.25f};
     shape_matrix(rng, round, d, c);
@@ -197,6 +203,7 @@ static const kernel_case cases[] = {
     {BD_OP_head_scale, shape_heads, NULL, 60, 1e-6},
     {BD_OP_rope, shape_rope, NULL, 60, 1e-6},
     {BD_OP_attention, shape_attention, NULL, 12, 1e-5},
+    {BD_OP_attention_step, shape_attention_step, NULL, 12, 1e-5},
     {BD_OP_relu2, shape_relu2, NULL, 70, 1e-6},
     {BD_OP_softcap, shape_softcap, NULL, 127, 1e-6},
     {BD_OP_nll, shape_matrix, NULL, 100, 1e-6},
@@ -206,7 +213,7 @@ static const kernel_case cases[] = {
     {BD_OP_linear_grad_x, shape_matrix, NULL, 50, 5e-6},
     {BD_OP_linear_grad_w, shape_matrix, NULL, 50, 5e-6},
     {BD_OP_scale_grad_s, shape_matrix, NULL, 50, 5e-6},
-    {BD_OP_head_scale_grad, shape_heads, NULL, 50, 5e-6},
+    {BD_OP_head_scale_grad, shape_heads, NULL, 50, 3e-5}, /* one chain over a head of all rows: it cancels */
     {BD_OP_attention_grad, shape_attention, prepare_attention, 8, 5e-5},
     {BD_OP_relu2_grad, shape_relu2, NULL, 60, 1e-6},
     {BD_OP_softcap_grad, shape_softcap, prepare_softcap, 60, 2e-6},
