@@ -5,6 +5,7 @@
 
 int bd_bench_coder(int argc, char **argv);    /* bench_coder.c */
 int bd_bench_quantize(int argc, char **argv); /* bench_quantize.c */
+int bd_bench_compile(int argc, char **argv);  /* bench_compile.c */
 
 /* Bytes, the most this process has held since its start or the last reset (0: not known). */
 double bd_bench_peak_memory(void);

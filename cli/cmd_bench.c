@@ -17,7 +17,8 @@
 #include "trainer/optimizer.h"
 #include "trainer/train.h"
 
-const char bd_cmd_bench_summary[] = "measure kernels, the training step, the weight coder or quantization";
+const char bd_cmd_bench_summary[] =
+    "measure kernels, the training step, the weight coder, quantization or the compiler";
 
 typedef struct bench_args {
     bd_cli_common common;
@@ -310,7 +311,7 @@ static int bench_run(const bench_args *a, const char *what) {
     bd_status st = BD_OK;
     bool kernels = !strcmp(what, "kernels"), train = !strcmp(what, "train");
     if (!kernels && !train)
-        st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train, coder or quantize, not %.40s", what);
+        st = BD_FAIL(&err, BD_E_USAGE, "bench what? kernels, train, coder, quantize or compile, not %.40s", what);
     if (!st && a->steps < 1) st = BD_FAIL(&err, BD_E_USAGE, "--steps must be at least 1");
     if (!st && a->common.dry_run) {
         printf("would measure %s for about %d s\n", what, kernels ? 10 : 30);
@@ -343,6 +344,7 @@ static int bench_run(const bench_args *a, const char *what) {
 
 int bd_cmd_bench(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "coder")) return bd_bench_coder(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "compile")) return bd_bench_compile(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "quantize")) return bd_bench_quantize(argc - 1, argv + 1);
     bench_args a = {.backend = "cpu", .steps = 2};
     bd_cli_list args = {0};
@@ -357,13 +359,14 @@ int bd_cmd_bench(int argc, char **argv) {
     const bd_cli_spec spec = {
         .name = "bench",
         .summary = bd_cmd_bench_summary,
-        .usage = "bench kernels|train|coder|quantize [options]",
+        .usage = "bench kernels|train|coder|quantize|compile [options]",
         .text =
             "kernels: every operation at the shapes of the official baseline, beside the machine's measured fp32 "
             "peak.\n"
             "train: whole training steps, optimizer included, on random tokens, and where their time goes.\n"
             "coder: the coder of weights beside byte codecs and ideal lengths; see birdie bench coder --help.\n"
             "quantize: what recipes lose at given sizes; see birdie bench quantize --help.\n"
+            "compile: how long the compiler takes; see birdie bench compile --help.\n"
             "Machines are shared and noisy: compare ratios from one run, not seconds from two.",
         .examples = "  birdie bench train --json\n  birdie bench kernels --threads 1 --isa avx2\n",
         .opts = opts,

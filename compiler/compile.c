@@ -154,6 +154,9 @@ static bd_status run(bd_compiler *c, bd_buf *file, bd_compile_result *res, bd_er
     res->seconds_pack = bd_now() - t;
     res->artifact_bytes = file->size;
     res->tries = c->tries;
+    res->seconds_quantize = c->seconds_quantize;
+    res->seconds_pass = c->seconds_pass;
+    res->seconds_price = c->seconds_price;
     res->nats = bd_jobs_nats(c, false);
     return result_plan(c, &res->plan, err);
 }

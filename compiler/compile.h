@@ -20,8 +20,8 @@ typedef struct bd_compile_opts {
     const bd_calibration *calibration;
     /* A plan to carry out (no line is `fixed`), or to solve around (its fixed lines are kept); NULL: solve. */
     const bd_plan *plan;
-    /* Calibration text for the trial of lambda, rho and states on windows that the statistics left out; tokens NULL:
-     * no trial, the first candidates are taken. */
+    /* Calibration text for the trial of lambda, rho and states on windows that the statistics left out; tokens
+     * NULL: no trial, the first candidates are taken. */
     const uint16_t *tokens;
     uint64_t n_tokens;
     bd_protocol protocol;
@@ -48,11 +48,13 @@ typedef struct bd_compile_result {
     uint64_t artifact_bytes;
     uint64_t predicted_bytes; /* sum of prices before the file was built; the same */
     bd_compile_limit limit;
-    double number;           /* the solver's; 0: finest */
-    int tries;               /* times the whole file was priced */
-    double nats;             /* predicted loss increase per token; NAN without statistics */
-    double nats_per_byte;    /* what one more byte would save now (a negative slope, as a positive number); NAN */
+    double number;        /* the solver's; 0: finest */
+    int tries;            /* times the whole file was priced */
+    double nats;          /* predicted loss increase per token; NAN without statistics */
+    double nats_per_byte; /* what one more byte would save now (a negative slope, as a positive number); NAN */
     double seconds_prepare, seconds_tune, seconds_solve, seconds_pack;
+    /* of tune and solve: quantizing, the longest time it was done (all matrices at once), and pricing */
+    double seconds_quantize, seconds_pass, seconds_price;
     bd_trial *trials;
     int n_trials;
     bd_plan *plan; /* what was done; owned by the result, and so are the trials */

@@ -79,6 +79,7 @@ typedef struct bd_compiler {
     bd_buf graph_text, plan_text;
     double number; /* as last set; 0: finest */
     int tries;
+    double seconds_quantize, seconds_pass, seconds_price;
 } bd_compiler;
 
 static inline bd_variant *bd_job_used(bd_job *j) { return &j->slot[j->use]; }

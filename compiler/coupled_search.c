@@ -12,6 +12,8 @@ enum { RENORM = 32 };
 
 #define INLINE static inline __attribute__((always_inline))
 
+typedef float v4 __attribute__((vector_size(16), aligned(4)));
+typedef float v8 __attribute__((vector_size(32), aligned(4)));
 typedef float v16 __attribute__((vector_size(64), aligned(4)));
 
 /* Rows of a block: their sums are one vector. */
@@ -23,11 +25,13 @@ bd_status bd_coupled_init(bd_coupled *c, bd_err *err) {
     c->sums[0] = bd_alloc_aligned(states * LANES, sizeof(float));
     c->sums[1] = bd_alloc_aligned(states * LANES, sizeof(float));
     c->error = bd_alloc_aligned((uint64_t)c->stride, sizeof *c->error);
+    c->errors = bd_alloc_aligned(tall, sizeof *c->errors);
     c->alive = bd_alloc_aligned(((uint64_t)c->rows + 1) * WORDS, sizeof *c->alive);
     c->choice = bd_alloc_aligned(tall, sizeof *c->choice);
     c->from = bd_alloc_aligned(tall, sizeof *c->from);
     c->moved = bd_alloc_aligned((uint64_t)c->stride, sizeof *c->moved);
-    if (c->sums[0] && c->sums[1] && c->error && c->alive && c->choice && c->from && c->moved) return BD_OK;
+    bool fine = c->sums[0] && c->sums[1] && c->error && c->errors && c->alive && c->choice && c->from && c->moved;
+    if (fine) return BD_OK;
     bd_coupled_free(c);
     return BD_FAIL(err, BD_E_NOMEM, "out of memory for the search of %lld coupled rows", (long long)c->rows);
 }
@@ -36,11 +40,12 @@ void bd_coupled_free(bd_coupled *c) {
     free(c->sums[0]);
     free(c->sums[1]);
     free(c->error);
+    free(c->errors);
     free(c->alive);
     free(c->choice);
     free(c->from);
     free(c->moved);
-    c->sums[0] = c->sums[1] = c->error = c->moved = NULL;
+    c->sums[0] = c->sums[1] = c->error = c->errors = c->moved = NULL;
     c->alive = NULL;
     c->choice = NULL;
     c->from = NULL;
@@ -62,40 +67,59 @@ INLINE int32_t level_of(int32_t magnitude, int32_t shift) {
 }
 
 /* What rows [from, to) add to the sums of later rows, `error` being known: in the order of rows, like the search
- * itself. */
-INLINE void settle(bd_coupled *c, int64_t from, int64_t to) {
-    enum { WIDE = 4 * LANES };
-    const int64_t stride = c->stride;
-    int64_t i = (from + 1) & ~(int64_t)(LANES - 1), all = (to + LANES - 1) & ~(int64_t)(LANES - 1);
-    /* vectors that only some of the rows come before */
-    for (; i < all && i < stride; i += LANES) {
-        v16 s = *(const v16 *)(c->moved + i);
-        for (int64_t k = from; k < to && k + 1 < i + LANES; k++)
-            s += *(const v16 *)(c->b + k * stride + i) * c->error[k];
-        *(v16 *)(c->moved + i) = s;
+ * itself. Four registers of the instruction set at a time. */
+#define SETTLE(name, vector, width)                                                                          \
+    INLINE void name(bd_coupled *c, int64_t from, int64_t to) {                                              \
+        const int64_t stride = c->stride, all = (to + LANES - 1) & ~(int64_t)(LANES - 1);                    \
+        int64_t i = (from + 1) & ~(int64_t)(LANES - 1);                                                      \
+        /* vectors that only some of the rows come before */                                                 \
+        for (; i < all && i < stride; i += LANES)                                                            \
+            for (int h = 0; h < LANES; h += (width)) {                                                       \
+                vector s = *(const vector *)(c->moved + i + h);                                              \
+                for (int64_t k = from; k < to && k + 1 < i + LANES; k++)                                     \
+                    s += *(const vector *)(c->b + k * stride + i + h) * c->error[k];                         \
+                *(vector *)(c->moved + i + h) = s;                                                           \
+            }                                                                                                \
+        for (; i + 4 * (width) <= stride; i += 4 * (width)) {                                                \
+            float *m = c->moved + i;                                                                         \
+            vector s0 = *(const vector *)m, s1 = *(const vector *)(m + (width)),                             \
+                   s2 = *(const vector *)(m + 2 * (width)), s3 = *(const vector *)(m + 3 * (width));         \
+            const float *b = c->b + from * stride + i;                                                       \
+            for (int64_t k = from; k < to; k++, b += stride) {                                               \
+                const float v = c->error[k];                                                                 \
+                s0 += *(const vector *)b * v;                                                                \
+                s1 += *(const vector *)(b + (width)) * v;                                                    \
+                s2 += *(const vector *)(b + 2 * (width)) * v;                                                \
+                s3 += *(const vector *)(b + 3 * (width)) * v;                                                \
+            }                                                                                                \
+            *(vector *)m = s0;                                                                               \
+            *(vector *)(m + (width)) = s1;                                                                   \
+            *(vector *)(m + 2 * (width)) = s2;                                                               \
+            *(vector *)(m + 3 * (width)) = s3;                                                               \
+        }                                                                                                    \
+        for (; i < stride; i += (width)) {                                                                   \
+            vector s = *(const vector *)(c->moved + i);                                                      \
+            for (int64_t k = from; k < to; k++) s += *(const vector *)(c->b + k * stride + i) * c->error[k]; \
+            *(vector *)(c->moved + i) = s;                                                                   \
+        }                                                                                                    \
     }
-    for (; i + WIDE <= stride; i += WIDE) {
-        float *m = c->moved + i;
-        v16 s0 = *(const v16 *)m, s1 = *(const v16 *)(m + LANES), s2 = *(const v16 *)(m + 2 * LANES),
-            s3 = *(const v16 *)(m + 3 * LANES);
-        const float *b = c->b + from * stride + i;
-        for (int64_t k = from; k < to; k++, b += stride) {
-            const float v = c->error[k];
-            s0 += *(const v16 *)b * v;
-            s1 += *(const v16 *)(b + LANES) * v;
-            s2 += *(const v16 *)(b + 2 * LANES) * v;
-            s3 += *(const v16 *)(b + 3 * LANES) * v;
-        }
-        *(v16 *)m = s0;
-        *(v16 *)(m + LANES) = s1;
-        *(v16 *)(m + 2 * LANES) = s2;
-        *(v16 *)(m + 3 * LANES) = s3;
-    }
-    for (; i < stride; i += LANES) {
-        v16 s = *(const v16 *)(c->moved + i);
-        for (int64_t k = from; k < to; k++) s += *(const v16 *)(c->b + k * stride + i) * c->error[k];
-        *(v16 *)(c->moved + i) = s;
-    }
+SETTLE(settle4, v4, 4)
+SETTLE(settle8, v8, 8)
+SETTLE(settle16, v16, 16)
+
+/* width: floats in a register, a constant */
+INLINE void settle(bd_coupled *c, int64_t from, int64_t to, const int width) {
+    if (width == 16) settle16(c, from, to);
+    else if (width == 8) settle8(c, from, to);
+    else settle4(c, from, to);
+}
+
+/* out = in + b * v, LANES of each */
+INLINE void add_scaled(float *out, const float *in, const float *b, float v, const int width) {
+    for (int h = 0; h < LANES; h += width)
+        if (width == 16) *(v16 *)(out + h) = *(const v16 *)(in + h) + *(const v16 *)(b + h) * v;
+        else if (width == 8) *(v8 *)(out + h) = *(const v8 *)(in + h) + *(const v8 *)(b + h) * v;
+        else *(v4 *)(out + h) = *(const v4 *)(in + h) + *(const v4 *)(b + h) * v;
 }
 
 /* --- without a trellis --- */
@@ -112,7 +136,7 @@ INLINE void scalar_row(bd_coupled *c, int64_t i, float sum) {
     c->error[i] = c->target[i] - (float)index * c->width[i];
 }
 
-INLINE void scalar_body(bd_coupled *c) {
+INLINE void scalar_body(bd_coupled *c, const int vector) {
     memset(c->moved, 0, (size_t)c->stride * sizeof *c->moved);
     for (int64_t i0 = 0; i0 < c->rows; i0 += LANES) {
         const int64_t i1 = i0 + LANES < c->rows ? i0 + LANES : c->rows;
@@ -121,9 +145,9 @@ INLINE void scalar_body(bd_coupled *c) {
         for (int64_t i = i0; i < i1; i++) {
             scalar_row(c, i, sum[i - i0]);
             const float *b = c->b + i * c->stride + i0;
-            for (int r = 0; r < LANES; r++) sum[r] += b[r] * c->error[i];
+            add_scaled(sum, sum, b, c->error[i], vector);
         }
-        settle(c, i0, i1);
+        settle(c, i0, i1, vector);
     }
 }
 
@@ -147,58 +171,61 @@ INLINE void branches(float *restrict cost, int32_t *restrict index, const float 
     }
 }
 
-INLINE uint32_t before(const bd_coupled *c, int64_t i, uint32_t n, uint32_t states) {
-    return (n >> 1) + (c->from[i * states + n] ? states / 2 : 0);
-}
-
 /* The path that leads to state s at row `to`, back to row `from`. */
 INLINE void trace(bd_coupled *c, int64_t from, int64_t to, uint32_t s, uint32_t states) {
     for (int64_t i = to - 1; i >= from; i--) {
         c->path[i] = c->choice[i * states + s];
-        c->error[i] = c->target[i] - (float)c->path[i] * c->width[i];
-        s = before(c, i, s, states);
+        c->error[i] = c->errors[i * states + s];
+        s = c->from[i * states + s];
     }
 }
 
 /* Sums that rows before i0 give to the block of rows at i0, for every survivor: (states, LANES). Rows before
  * *settled are in `moved`; what all survivors have in common is put there first. */
-INLINE float *block_sums(bd_coupled *c, int64_t i0, int64_t *settled, const uint32_t states) {
+INLINE float *block_sums(bd_coupled *c, int64_t i0, int64_t *settled, const uint32_t states, const int vector) {
     const uint32_t words = (states + 63) / 64;
     uint64_t *alive = c->alive + i0 * WORDS;
     for (uint32_t w = 0; w < words; w++) alive[w] = states < 64 ? ((uint64_t)1 << states) - 1 : ~(uint64_t)0;
     int64_t k = i0;
     while (k > *settled) {
-        uint64_t back[WORDS] = {0}, some = 0;
         const uint64_t *here = c->alive + k * WORDS;
-        k--;
-        for (uint32_t w = 0; w < words; w++)
-            for (uint64_t left = here[w]; left; left &= left - 1) {
-                uint32_t p = before(c, k, 64 * w + (uint32_t)__builtin_ctzll(left), states);
-                back[p / 64] |= (uint64_t)1 << (p & 63);
-            }
+        const uint8_t *from = c->from + --k * states;
+        uint64_t *back = c->alive + k * WORDS;
         int count = 0, last = 0;
+        if (words == 1) { /* in a register */
+            uint64_t bits = 0;
+            for (uint64_t left = here[0]; left; left &= left - 1)
+                bits |= (uint64_t)1 << from[__builtin_ctzll(left)];
+            back[0] = bits;
+        } else {
+            for (uint32_t w = 0; w < words; w++) back[w] = 0;
+            for (uint32_t w = 0; w < words; w++)
+                for (uint64_t left = here[w]; left; left &= left - 1) {
+                    uint32_t p = from[64 * w + (uint32_t)__builtin_ctzll(left)];
+                    back[p / 64] |= (uint64_t)1 << (p & 63);
+                }
+        }
         for (uint32_t w = 0; w < words; w++) {
-            c->alive[k * WORDS + w] = back[w];
             count += __builtin_popcountll(back[w]);
-            some |= back[w];
             if (back[w]) last = (int)(64 * w) + __builtin_ctzll(back[w]);
         }
         if (count == 1) {
             trace(c, *settled, k, (uint32_t)last, states);
-            settle(c, *settled, k);
+            settle(c, *settled, k, vector);
             *settled = k;
         }
     }
     float *in = c->sums[0], *out = c->sums[1];
-    for (uint32_t s = 0; s < states; s++) *(v16 *)(in + s * LANES) = *(const v16 *)(c->moved + i0);
+    for (uint32_t s = 0; s < states; s++) memcpy(in + s * LANES, c->moved + i0, LANES * sizeof *in);
     for (; k < i0; k++) {
-        const v16 b = *(const v16 *)(c->b + k * c->stride + i0);
+        const float *b = c->b + k * c->stride + i0;
         const uint64_t *here = c->alive + (k + 1) * WORDS;
+        const uint8_t *from = c->from + k * states;
+        const float *errors = c->errors + k * states;
         for (uint32_t w = 0; w < words; w++)
             for (uint64_t left = here[w]; left; left &= left - 1) {
                 uint32_t n = 64 * w + (uint32_t)__builtin_ctzll(left);
-                float v = c->target[k] - (float)c->choice[k * states + n] * c->width[k];
-                *(v16 *)(out + n * LANES) = *(const v16 *)(in + before(c, k, n, states) * LANES) + b * v;
+                add_scaled(out + n * LANES, in + from[n] * LANES, b, errors[n], vector);
             }
         float *swap = in;
         in = out;
@@ -208,7 +235,8 @@ INLINE float *block_sums(bd_coupled *c, int64_t i0, int64_t *settled, const uint
 }
 
 /* Rows [i0, i1) of one block. now: (states) costs. sums: c->sums[0] or [1], lost. */
-INLINE void block_rows(bd_coupled *c, int64_t i0, int64_t i1, float *now, float *sums, const uint32_t states) {
+INLINE void block_rows(bd_coupled *c, int64_t i0, int64_t i1, float *now, float *sums, const uint32_t states,
+                       const int vector) {
     const uint32_t half = states / 2;
     float next[BD_SEARCH_STATES_MAX], y[BD_SEARCH_STATES_MAX], cost[2][BD_SEARCH_STATES_MAX];
     int32_t index[2][BD_SEARCH_STATES_MAX];
@@ -217,9 +245,10 @@ INLINE void block_rows(bd_coupled *c, int64_t i0, int64_t i1, float *now, float 
         const float *table = &c->rate->cost[c->bin[i]][0][0];
         const float t = c->target[i], inverse = c->inverse[i], width = c->width[i];
         const int32_t shift = c->rate->shift[c->bin[i]];
-        const v16 row = *(const v16 *)(c->b + i * c->stride + i0);
+        const float *row = c->b + i * c->stride + i0;
         int16_t *choice = c->choice + i * states;
         uint8_t *from = c->from + i * states;
+        float *errors = c->errors + i * states;
         for (uint32_t s = 0; s < states; s++) y[s] = (t + in[s * LANES + (i - i0)]) * inverse;
         branches(cost[0], index[0], y, c->trellis->subset, table, shift, states, 0);
         branches(cost[1], index[1], y, c->trellis->subset, table, shift, states, 2);
@@ -230,12 +259,12 @@ INLINE void block_rows(bd_coupled *c, int64_t i0, int64_t i1, float *now, float 
                 unsigned k = c1 < c0;
                 uint32_t n = 2 * m + b;
                 next[n] = k ? c1 : c0;
-                from[n] = (uint8_t)k;
+                from[n] = (uint8_t)(k ? m + half : m);
                 choice[n] = (int16_t)(k ? index[b][m + half] : index[b][m]);
+                errors[n] = t - (float)choice[n] * width;
             }
         for (uint32_t n = 0; n < states; n++)
-            *(v16 *)(out + n * LANES) =
-                *(const v16 *)(in + ((n >> 1) + from[n] * half) * LANES) + row * (t - (float)choice[n] * width);
+            add_scaled(out + n * LANES, in + from[n] * LANES, row, errors[n], vector);
         float take = i % RENORM == RENORM - 1 ? next[0] : 0;
         for (uint32_t s = 0; s < states; s++) now[s] = next[s] - take;
         float *swap = in;
@@ -247,43 +276,43 @@ INLINE void block_rows(bd_coupled *c, int64_t i0, int64_t i1, float *now, float 
 typedef void block_fn(bd_coupled *c, int64_t i0, int64_t i1, float *now, float *sums);
 
 /* rows_of: instead of block_rows, or NULL. */
-INLINE void trellis_body(bd_coupled *c, const uint32_t states, block_fn *rows_of) {
+INLINE void trellis_body(bd_coupled *c, const uint32_t states, block_fn *rows_of, const int vector) {
     float now[BD_SEARCH_STATES_MAX] __attribute__((aligned(64)));
     int64_t settled = 0;
     memset(c->moved, 0, (size_t)c->stride * sizeof *c->moved);
     for (uint32_t s = 0; s < states; s++) now[s] = s ? UNREACHED : 0;
     for (int64_t i0 = 0; i0 < c->rows; i0 += LANES) {
         const int64_t i1 = i0 + LANES < c->rows ? i0 + LANES : c->rows;
-        float *sums = block_sums(c, i0, &settled, states);
+        float *sums = block_sums(c, i0, &settled, states, vector);
         if (rows_of) rows_of(c, i0, i1, now, sums);
-        else block_rows(c, i0, i1, now, sums, states);
+        else block_rows(c, i0, i1, now, sums, states, vector);
     }
     uint32_t s = 0;
     for (uint32_t k = 1; k < states; k++)
         if (now[k] < now[s]) s = k;
     trace(c, settled, c->rows, s, states);
-    settle(c, settled, c->rows);
+    settle(c, settled, c->rows, vector);
 }
 
 /* Constant numbers of states let the compiler unroll and vectorize over states. */
-INLINE void coupled_body(bd_coupled *c) {
+INLINE void coupled_body(bd_coupled *c, const int vector) {
     switch (c->trellis ? c->trellis->states : 0) {
-        case 0: scalar_body(c); return;
-        case 4: trellis_body(c, 4, NULL); return;
-        case 8: trellis_body(c, 8, NULL); return;
-        case 64: trellis_body(c, 64, NULL); return;
-        default: trellis_body(c, c->trellis->states, NULL); return;
+        case 0: scalar_body(c, vector); return;
+        case 4: trellis_body(c, 4, NULL, vector); return;
+        case 8: trellis_body(c, 8, NULL, vector); return;
+        case 64: trellis_body(c, 64, NULL, vector); return;
+        default: trellis_body(c, c->trellis->states, NULL, vector); return;
     }
 }
 
-static void coupled_plain(bd_coupled *c) { coupled_body(c); }
+static void coupled_plain(bd_coupled *c) { coupled_body(c, 4); }
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,popcnt,bmi")))
 
-__attribute__((target("avx2,popcnt,bmi"))) static void coupled_avx2(bd_coupled *c) { coupled_body(c); }
+__attribute__((target("avx2,popcnt,bmi"))) static void coupled_avx2(bd_coupled *c) { coupled_body(c, 8); }
 
 /* Costs of magnitudes in registers: the first 32 levels of both parities. */
 typedef struct rates {
@@ -309,7 +338,8 @@ AVX512 INLINE __m512 rate_at(const rates *r, __m512i index, __mmask16 odd) {
         level = _mm512_mask_add_epi32(level, odd, level, _mm512_set1_epi32(BD_RATE_LEVELS));
         return _mm512_i32gather_ps(level, r->table, 4);
     }
-    __m512 e = _mm512_permutex2var_ps(r->even0, level, r->even1), o = _mm512_permutex2var_ps(r->odd0, level, r->odd1);
+    __m512 e = _mm512_permutex2var_ps(r->even0, level, r->even1),
+           o = _mm512_permutex2var_ps(r->odd0, level, r->odd1);
     return _mm512_mask_mov_ps(e, odd, o);
 }
 
@@ -347,7 +377,8 @@ AVX512 INLINE void turn16(float *out, int64_t to, const float *in, int64_t from)
     /* a[4g + c] holds columns c, 4 + c, 8 + c, 12 + c of rows 4g to 4g + 3, in its quarters */
     for (int k = 0; k < 4; k++) {
         __m512 p = _mm512_shuffle_f32x4(a[k], a[4 + k], 0x88), q = _mm512_shuffle_f32x4(a[k], a[4 + k], 0xdd);
-        __m512 r = _mm512_shuffle_f32x4(a[8 + k], a[12 + k], 0x88), s = _mm512_shuffle_f32x4(a[8 + k], a[12 + k], 0xdd);
+        __m512 r = _mm512_shuffle_f32x4(a[8 + k], a[12 + k], 0x88),
+               s = _mm512_shuffle_f32x4(a[8 + k], a[12 + k], 0xdd);
         _mm512_storeu_ps(out + k * to, _mm512_shuffle_f32x4(p, r, 0x88));
         _mm512_storeu_ps(out + (4 + k) * to, _mm512_shuffle_f32x4(q, s, 0x88));
         _mm512_storeu_ps(out + (8 + k) * to, _mm512_shuffle_f32x4(p, r, 0xdd));
@@ -387,9 +418,10 @@ AVX512 static void block8_avx512(bd_coupled *c, int64_t i0, int64_t i1, float *n
         now = _mm512_min_ps(c1, c0);
         if (i % RENORM == RENORM - 1) now = _mm512_sub_ps(now, _mm512_broadcastss_ps(_mm512_castps512_ps128(now)));
         _mm_storeu_si128((__m128i *)(c->choice + 8 * i), _mm256_castsi256_si128(_mm512_cvtepi32_epi16(index)));
-        _mm_storel_epi64((__m128i *)(c->from + 8 * i), _mm_maskz_set1_epi8(k, 1));
         __m512 v = _mm512_sub_ps(t, _mm512_mul_ps(_mm512_cvtepi32_ps(index), _mm512_set1_ps(c->width[i])));
         const __m512i back = _mm512_and_si512(chosen, seven);
+        _mm_storel_epi64((__m128i *)(c->from + 8 * i), _mm512_cvtepi32_epi8(back));
+        _mm256_storeu_ps(c->errors + 8 * i, _mm512_castps512_ps256(v));
         for (int64_t l = i + 1 - i0; l < i1 - i0; l++) {
             __m512 s = _mm512_permutexvar_ps(back, _mm512_load_ps(turned[l]));
             _mm512_store_ps(turned[l], _mm512_add_ps(s, _mm512_mul_ps(_mm512_set1_ps(b[l]), v)));
@@ -436,14 +468,16 @@ AVX512 INLINE void block_by16(bd_coupled *c, int64_t i0, int64_t i1, float *now_
             __m512 c1 = _mm512_permutex2var_ps(path[0][o], other, path[1][o]);
             __mmask16 k = _mm512_cmp_ps_mask(c1, c0, _CMP_LT_OQ);
             __m512i chosen = _mm512_permutex2var_epi32(index[0][p], pick, index[1][p]);
-            chosen = _mm512_mask_mov_epi32(chosen, k,
-                                           _mm512_permutex2var_epi32(index[0][o], other, index[1][o]));
+            chosen = _mm512_mask_mov_epi32(chosen, k, _mm512_permutex2var_epi32(index[0][o], other, index[1][o]));
             now[q] = _mm512_min_ps(c1, c0);
             __m512i lane = q & 1 ? _mm512_add_epi32(twice, _mm512_set1_epi32(8)) : twice;
             back[q] = _mm512_mask_add_epi32(lane, k, lane, _mm512_set1_epi32(parts == 1 ? 8 : 16));
             v[q] = _mm512_sub_ps(t, _mm512_mul_ps(_mm512_cvtepi32_ps(chosen), width));
             _mm256_storeu_si256((__m256i *)(c->choice + i * states + 16 * q), _mm512_cvtepi32_epi16(chosen));
-            _mm_storeu_si128((__m128i *)(c->from + i * states + 16 * q), _mm_maskz_set1_epi8(k, 1));
+            __m512i from = _mm512_add_epi32(twice, _mm512_set1_epi32(8 * q));
+            from = _mm512_mask_add_epi32(from, k, from, _mm512_set1_epi32(states / 2));
+            _mm_storeu_si128((__m128i *)(c->from + i * states + 16 * q), _mm512_cvtepi32_epi8(from));
+            _mm512_storeu_ps(c->errors + i * states + 16 * q, v[q]);
         }
         if (i % RENORM == RENORM - 1) {
             const __m512 take = _mm512_broadcastss_ps(_mm512_castps512_ps128(now[0]));
@@ -463,9 +497,9 @@ AVX512 INLINE void block_by16(bd_coupled *c, int64_t i0, int64_t i1, float *now_
     for (int p = 0; p < parts; p++) _mm512_storeu_ps(now_at + 16 * p, now[p]);
 }
 
-#define BLOCK(n)                                                                                                   \
-    AVX512 static void block##n##_avx512(bd_coupled *c, int64_t i0, int64_t i1, float *now, float *sums) {         \
-        block_by16(c, i0, i1, now, sums, n);                                                                       \
+#define BLOCK(n)                                                                                           \
+    AVX512 static void block##n##_avx512(bd_coupled *c, int64_t i0, int64_t i1, float *now, float *sums) { \
+        block_by16(c, i0, i1, now, sums, n);                                                               \
     }
 BLOCK(16)
 BLOCK(32)
@@ -475,13 +509,13 @@ BLOCK(256)
 
 AVX512 static void coupled_avx512(bd_coupled *c) {
     switch (c->trellis ? c->trellis->states : 0) {
-        case 8: trellis_body(c, 8, block8_avx512); return;
-        case 16: trellis_body(c, 16, block16_avx512); return;
-        case 32: trellis_body(c, 32, block32_avx512); return;
-        case 64: trellis_body(c, 64, block64_avx512); return;
-        case 128: trellis_body(c, 128, block128_avx512); return;
-        case 256: trellis_body(c, 256, block256_avx512); return;
-        default: coupled_body(c); return;
+        case 8: trellis_body(c, 8, block8_avx512, 16); return;
+        case 16: trellis_body(c, 16, block16_avx512, 16); return;
+        case 32: trellis_body(c, 32, block32_avx512, 16); return;
+        case 64: trellis_body(c, 64, block64_avx512, 16); return;
+        case 128: trellis_body(c, 128, block128_avx512, 16); return;
+        case 256: trellis_body(c, 256, block256_avx512, 16); return;
+        default: coupled_body(c, 16); return;
     }
 }
 #endif

@@ -37,7 +37,8 @@ typedef struct bd_coupled {
     float *error;    /* (stride): v along the part of the path that is settled */
     uint64_t *alive; /* (rows + 1, BD_SEARCH_STATES_MAX / 64): states that survivors go through */
     int16_t *choice; /* (rows, states): index with which the survivor of a state arrived */
-    uint8_t *from;   /* (rows, states): 0 or 1: which predecessor */
+    uint8_t *from;   /* (rows, states): state that it came from */
+    float *errors;   /* (rows, states): v of that index */
 } bd_coupled;
 
 /* trellis, rows, stride and b are set by the caller; allocates the scratch. */

@@ -9,7 +9,7 @@
 /* Columns go in blocks from the last to the first: a block is factorized, then
  * everything left of it is updated once. Sums run over a block's columns in rising
  * order and blocks in falling order: fixed for any compiler, vector width or cache. */
-enum { BLOCK = 64, TILE = 8 };
+enum { BLOCK = 64, TILE = 16, ROWS = 4 };
 
 /* sum over k in [from, to) of a[k] * b[k] */
 static double dot(const double *a, const double *b, int64_t from, int64_t to) {
@@ -37,21 +37,61 @@ static bd_status factor_block(double *h, int64_t n, int64_t j0, int64_t j1, doub
     return BD_OK;
 }
 
-/* Two rows of h less the products with a tile of columns: acc over the block in rising order. */
-static void update_tile(double *h0, double *h1, const double *p0, const double *p1, const double *t, int64_t stride,
-                        int64_t block) {
-    double a0[TILE] = {0}, a1[TILE] = {0};
+#define INLINE static inline __attribute__((always_inline))
+
+/* ROWS rows of h, n apart, less the products with a tile of columns: sums over the block in rising order. p: the
+ * rows' entries of A. */
+INLINE void tile_body(double *h, int64_t n, const double *p, const double *t, int64_t block) {
+    double a[ROWS][TILE] = {{0}};
     for (int64_t l = 0; l < block; l++) {
-        const double *q = t + l * stride;
-        for (int k = 0; k < TILE; k++) {
-            a0[k] += p0[l] * q[k];
-            a1[k] += p1[l] * q[k];
+        const double *q = t + l * n;
+        for (int r = 0; r < ROWS; r++)
+            for (int k = 0; k < TILE; k++) a[r][k] += p[r * n + l] * q[k];
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int k = 0; k < TILE; k++) h[r * n + k] -= a[r][k];
+}
+
+typedef void tile_fn(double *h, int64_t n, const double *p, const double *t, int64_t block);
+
+static void tile_plain(double *h, int64_t n, const double *p, const double *t, int64_t block) {
+    tile_body(h, n, p, t, block);
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+__attribute__((target("avx2"))) static void tile_avx2(double *h, int64_t n, const double *p, const double *t,
+                                                      int64_t block) {
+    tile_body(h, n, p, t, block);
+}
+
+__attribute__((target("avx512f"))) static void tile_avx512(double *h, int64_t n, const double *p, const double *t,
+                                                           int64_t block) {
+    __m512d a[ROWS][2];
+    for (int r = 0; r < ROWS; r++) a[r][0] = a[r][1] = _mm512_setzero_pd();
+    for (int64_t l = 0; l < block; l++) {
+        const __m512d q0 = _mm512_loadu_pd(t + l * n), q1 = _mm512_loadu_pd(t + l * n + 8);
+        for (int r = 0; r < ROWS; r++) {
+            const __m512d x = _mm512_set1_pd(p[r * n + l]);
+            a[r][0] = _mm512_add_pd(a[r][0], _mm512_mul_pd(x, q0));
+            a[r][1] = _mm512_add_pd(a[r][1], _mm512_mul_pd(x, q1));
         }
     }
-    for (int k = 0; k < TILE; k++) {
-        h0[k] -= a0[k];
-        h1[k] -= a1[k];
-    }
+    for (int r = 0; r < ROWS; r++)
+        for (int k = 0; k < 2; k++) {
+            double *at = h + r * n + 8 * k;
+            _mm512_storeu_pd(at, _mm512_sub_pd(_mm512_loadu_pd(at), a[r][k]));
+        }
+}
+#endif
+
+static tile_fn *tile_for_this_machine(void) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) return tile_avx512;
+    if (__builtin_cpu_supports("avx2")) return tile_avx2;
+#endif
+    return tile_plain;
 }
 
 static void update_edge(double *h, const double *p, const double *t, int64_t stride, int64_t block, int64_t count) {
@@ -64,27 +104,29 @@ static void update_edge(double *h, const double *p, const double *t, int64_t str
 
 /* h[i][k] -= sum over the block's columns j of A[i][j] D[j] A[k][j], for i <= k < j0. t: (BLOCK, n) scratch:
  * columns of A times D, by rows. */
-static void update_rest(double *h, int64_t n, int64_t j0, int64_t j1, double *t) {
+static void update_rest(double *h, int64_t n, int64_t j0, int64_t j1, double *t, tile_fn *tile) {
     int64_t block = j1 - j0;
     for (int64_t k = 0; k < j0; k++)
         for (int64_t l = 0; l < block; l++) t[l * n + k] = h[k * n + j0 + l] * h[(j0 + l) * n + j0 + l];
-    for (int64_t i = 0; i < j0; i += 2) {
-        double *h0 = h + i * n, *h1 = i + 1 < j0 ? h0 + n : NULL;
-        int64_t k = i;
-        for (; h1 && k + TILE <= j0; k += TILE) update_tile(h0 + k, h1 + k, h0 + j0, h1 + j0, t + k, n, block);
-        update_edge(h0 + k, h0 + j0, t + k, n, block, j0 - k);
-        if (h1) update_edge(h1 + k, h1 + j0, t + k, n, block, j0 - k);
+    for (int64_t i = 0; i < j0; i += ROWS) {
+        const int64_t rows = i + ROWS <= j0 ? ROWS : j0 - i;
+        /* from a multiple of TILE on: below the diagonal nothing is kept */
+        int64_t k = rows == ROWS ? i & ~(int64_t)(TILE - 1) : i;
+        for (; rows == ROWS && k + TILE <= j0; k += TILE) tile(h + i * n + k, n, h + i * n + j0, t + k, block);
+        for (int64_t r = 0; r < rows; r++)
+            update_edge(h + (i + r) * n + k, h + (i + r) * n + j0, t + k, n, block, j0 - k);
     }
 }
 
 bd_status bd_ldl(double *h, int64_t n, bd_err *err) {
     double *t = bd_alloc_aligned((uint64_t)n + 1, BLOCK * sizeof *t), scaled[BLOCK];
     if (!t) return BD_FAIL(err, BD_E_NOMEM, "out of memory for a factorization");
+    tile_fn *tile = tile_for_this_machine();
     bd_status st = BD_OK;
     for (int64_t j1 = n; !st && j1 > 0; j1 -= BLOCK) {
         int64_t j0 = j1 > BLOCK ? j1 - BLOCK : 0;
         st = factor_block(h, n, j0, j1, scaled, err);
-        if (!st) update_rest(h, n, j0, j1, t);
+        if (!st) update_rest(h, n, j0, j1, t, tile);
     }
     free(t);
     return st;

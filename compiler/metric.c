@@ -270,15 +270,40 @@ static bd_status job_exponents(const bd_compiler *c, bd_job *j, bd_err *err) {
     return BD_OK;
 }
 
+typedef struct exponents_task {
+    const bd_compiler *c;
+    bd_status *status; /* (params) */
+    bd_err *errs;
+} exponents_task;
+
+static void some_exponents(void *arg, int64_t begin, int64_t end, int worker) {
+    exponents_task *t = arg;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++) {
+        bd_job *j = &t->c->jobs[i];
+        if (j->matrix && j->rows) t->status[i] = job_exponents(t->c, j, &t->errs[i]);
+    }
+}
+
+/* Side by side: rows that are coupled are factorized for each matrix. First error in their order. */
 bd_status bd_jobs_exponents(bd_compiler *c, bd_err *err) {
-    for (int i = 0; i < c->m->graph->n_params; i++) {
+    int n = c->m->graph->n_params;
+    exponents_task t = {c, calloc((size_t)n + 1, sizeof *t.status), calloc((size_t)n + 1, sizeof *t.errs)};
+    bd_status st = t.status && t.errs ? BD_OK : BD_FAIL(err, BD_E_NOMEM, "out of memory");
+    if (!st) bd_pool_for(c->be->pool, n, 1, some_exponents, &t);
+    for (int i = 0; !st && i < n; i++) {
+        st = t.status[i];
+        if (st && err) *err = t.errs[i];
+    }
+    for (int i = 0; !st && i < n; i++) {
         bd_job *j = &c->jobs[i];
         if (!j->matrix || !j->rows) continue;
-        BD_TRY(job_exponents(c, j, err));
         if (!j->base.by || j->base.by->method == BD_Q_TCQ)
             for (int s = 0; s < 3; s++) j->slot[s].done = false;
     }
-    return BD_OK;
+    free(t.status);
+    free(t.errs);
+    return st;
 }
 
 bd_status bd_jobs_metric(bd_compiler *c, bd_err *err) {

@@ -8,8 +8,10 @@
 
 typedef struct price_task {
     bd_compiler *c;
-    bd_status *status; /* (groups) */
+    bd_status *status; /* (2 * groups) */
     bd_err *errs;
+    bd_qgroup *before; /* (groups) as they were */
+    bool *early;       /* (groups): shares are found beside the coding */
 } price_task;
 
 static bd_status price_group(bd_qgroup *g, bd_group_state *s, bd_err *err) {
@@ -26,47 +28,83 @@ static bd_status price_group(bd_qgroup *g, bd_group_state *s, bd_err *err) {
 }
 
 /* Bytes of each tensor into the slots that are used. */
-static bd_status share_group(bd_compiler *c, uint32_t k, bd_err *err) {
-    bd_group_state *s = &c->state[k];
-    if (s->shares) return BD_OK;
-    double *bytes = calloc((size_t)c->groups[k].n_tensors + 1, sizeof *bytes);
+static bd_status share_group(bd_compiler *c, uint32_t k, const bd_qgroup *g, bd_err *err) {
+    double *bytes = calloc((size_t)g->n_tensors + 1, sizeof *bytes);
     if (!bytes) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
-    bd_status st = bd_qgroup_tensor_bytes(&c->groups[k], bytes, err);
+    bd_status st = bd_qgroup_tensor_bytes(g, bytes, err);
     for (int i = 0; !st && i < c->m->graph->n_params; i++)
         if (c->jobs[i].group_index == (int)k) bd_job_used(&c->jobs[i])->bytes = bytes[c->jobs[i].at];
     free(bytes);
-    s->shares = st == BD_OK;
+    c->state[k].shares = st == BD_OK;
     return st;
 }
 
+static bool only_range(const bd_group_state *s) { return (s->fresh ? s->used : s->codec) == BD_CODEC_RANGE; }
+
+/* Tasks below n code a group; the others price its tensors, which under our coder does not need the result. */
 static void price_groups(void *arg, int64_t begin, int64_t end, int worker) {
     price_task *p = arg;
+    const uint32_t n = p->c->art.n_groups;
     (void)worker;
-    for (int64_t k = begin; k < end; k++) {
-        p->status[k] = price_group(&p->c->groups[k], &p->c->state[k], &p->errs[k]);
-        if (!p->status[k]) p->status[k] = share_group(p->c, (uint32_t)k, &p->errs[k]);
+    for (int64_t t = begin; t < end; t++) {
+        uint32_t k = (uint32_t)t % n;
+        bd_group_state *s = &p->c->state[k];
+        if (t < n) {
+            p->status[t] = price_group(&p->c->groups[k], s, &p->errs[t]);
+        } else if (p->early[k]) {
+            bd_qgroup g = p->before[k];
+            g.codec = BD_CODEC_RANGE;
+            p->status[t] = share_group(p->c, k, &g, &p->errs[t]);
+        }
     }
+}
+
+/* A group that our coder did not shorten has other shares. */
+static bd_status share_rest(price_task *p, bd_err *err) {
+    for (uint32_t k = 0; k < p->c->art.n_groups; k++) {
+        bd_group_state *s = &p->c->state[k];
+        if (p->early[k] && s->used != BD_CODEC_RANGE) s->shares = false;
+        if (!s->shares) BD_TRY(share_group(p->c, k, &p->c->groups[k], err));
+    }
+    return BD_OK;
 }
 
 /* Groups are independent: side by side, first error in their order. */
 static bd_status each_group(bd_compiler *c, bd_err *err) {
     uint32_t n = c->art.n_groups;
-    price_task p = {c, calloc(n + 1, sizeof *p.status), calloc(n + 1, sizeof *p.errs)};
-    bd_status st = p.status && p.errs ? BD_OK : BD_FAIL(err, BD_E_NOMEM, "out of memory");
-    if (!st) bd_pool_for(c->be->pool, n, 1, price_groups, &p);
+    price_task p = {.c = c,
+                    .status = calloc(2 * (size_t)n + 1, sizeof *p.status),
+                    .errs = calloc(2 * (size_t)n + 1, sizeof *p.errs),
+                    .before = calloc((size_t)n + 1, sizeof *p.before),
+                    .early = calloc((size_t)n + 1, sizeof *p.early)};
+    bd_status st = p.status && p.errs && p.before && p.early ? BD_OK : BD_FAIL(err, BD_E_NOMEM, "out of memory");
     for (uint32_t k = 0; !st && k < n; k++) {
+        p.before[k] = c->groups[k];
+        p.early[k] = !c->state[k].shares && only_range(&c->state[k]);
+    }
+    if (!st) bd_pool_for(c->be->pool, 2 * (int64_t)n, 1, price_groups, &p);
+    for (uint32_t k = 0; !st && k < 2 * n; k++) {
         st = p.status[k];
         if (st && err) *err = p.errs[k];
     }
+    if (!st) st = share_rest(&p, err);
     free(p.status);
     free(p.errs);
+    free(p.before);
+    free(p.early);
     if (!st && bd_stopped(c->o->progress)) st = BD_FAIL(err, BD_E_INTERRUPTED, "interrupted while packing");
     return st;
 }
 
 bd_status bd_compile_price(bd_compiler *c, uint64_t *bytes, bd_err *err) {
+    double t = bd_now();
     BD_TRY(bd_jobs_quantize(c, err));
+    double pass = bd_now() - t;
+    c->seconds_quantize += pass;
+    if (pass > c->seconds_pass) c->seconds_pass = pass;
+    t = bd_now();
     BD_TRY(each_group(c, err));
+    c->seconds_price += bd_now() - t;
     BD_TRY(bd_compile_write_plan(c, err)); /* says what each tensor takes */
     BD_TRY(bd_artifact_fixed_cost(&c->art, bytes, err));
     for (uint32_t k = 0; k < c->art.n_groups; k++) *bytes += c->state[k].cost;

@@ -49,19 +49,19 @@ typedef struct bd_qsource {
     const char *name;
     const float *w; /* (rows, cols), all finite */
     int64_t rows, cols;
-    bool vector;          /* not a matrix: no Hessian; `rows_metric` is per element */
-    const double *ldl;    /* (cols, cols) from bd_ldl of the damped H, or NULL: no feedback */
-    const uint8_t *dead;  /* (cols): columns without input become zero; NULL without ldl */
-    const int32_t *order; /* (cols): column k of ldl is column order[k] of w and dead; NULL: as they stand */
-    const double *rows_metric; /* (rows): r of the statistics, summing to 1 (matrices), or NULL; vectors: (rows*cols)
-                                * second moments of the elements' gradients per token, or NULL */
+    bool vector;               /* not a matrix: no Hessian; `rows_metric` is per element */
+    const double *ldl;         /* (cols, cols) from bd_ldl of the damped H, or NULL: no feedback */
+    const uint8_t *dead;       /* (cols): columns without input become zero; NULL without ldl */
+    const int32_t *order;      /* (cols): column k of ldl is column order[k] of w and dead; NULL: as they stand */
+    const double *rows_metric; /* (rows): r of the statistics, summing to 1 (matrices), or NULL; vectors:
+                                * (rows*cols) second moments of the elements' gradients per token, or NULL */
     const int16_t *row_exp, *col_exp; /* tcq: water-filled exponents (waterfill.h), or NULL: all zero */
-    /* tcq: (rows, rows) from bd_ldl of G + rows_pad * I, rows in the trellis order of row_exp: G is the second moment of
-     * the output gradients with trace 1, so that the loss is tr(G dW H dW^T) / 2 (coupled_search.h); needs ldl. NULL:
-     * rows are taken as independent. */
+    /* tcq: (rows, rows) from bd_ldl of G + rows_pad * I, rows in the trellis order of row_exp: G is the second
+     * moment of the output gradients with trace 1, so that the loss is tr(G dW H dW^T) / 2 (coupled_search.h);
+     * needs ldl. NULL: rows are taken as independent. */
     const double *rows_ldl;
     double rows_pad;
-    uint8_t kind;                     /* tcq: context set */
+    uint8_t kind; /* tcq: context set */
 } bd_qsource;
 
 typedef struct bd_qresult {
@@ -73,16 +73,16 @@ typedef struct bd_qresult {
 typedef struct bd_quantizer {
     const char *name; /* as in plans and recipes */
     bd_qmethod method;
-    unsigned fields;        /* bd_qfield bits that a setting states */
-    bd_qsetting defaults;   /* `by` is not set here */
-    unsigned scaled;        /* fields the solver multiplies by its number: BD_QF_STEP, BD_QF_K or 0: not scalable */
-    const char *summary;    /* one line for --help and docs */
+    unsigned fields;      /* bd_qfield bits that a setting states */
+    bd_qsetting defaults; /* `by` is not set here */
+    unsigned scaled;      /* fields the solver multiplies by its number: BD_QF_STEP, BD_QF_K or 0: not scalable */
+    const char *summary;  /* one line for --help and docs */
     /* Checks ranges of the fields; the message names the field. */
     bd_status (*check)(const bd_qsetting *s, bd_err *err);
-    /* Fills q (arrays by bd_qtensor_alloc, freed by the caller with bd_qtensor_free, also after an error; q->param is
-     * the caller's). Same inputs, same bytes for any number of threads and any ISA. */
-    bd_status (*quantize)(bd_qtensor *q, const bd_qsource *src, const bd_qsetting *s, bd_pool *pool, bd_qresult *res,
-                          bd_err *err);
+    /* Fills q (arrays by bd_qtensor_alloc, freed by the caller with bd_qtensor_free, also after an error; q->param
+     * is the caller's). Same inputs, same bytes for any number of threads and any ISA. */
+    bd_status (*quantize)(bd_qtensor *q, const bd_qsource *src, const bd_qsetting *s, bd_pool *pool,
+                          bd_qresult *res, bd_err *err);
 } bd_quantizer;
 
 extern const bd_quantizer *const bd_quantizers[]; /* NULL ends it (quantizers.c) */

@@ -6,7 +6,7 @@
 
 static const bd_builtin_rule trellis[] = {
     {.role = "vector", .quantizer = "f16"},
-    {.quantizer = "tcq", .settings = "states=64 lambda=0.04"},
+    {.quantizer = "tcq", .settings = "states=64 lambda=0.01"},
 };
 
 /* --- peers: published exports, exact where no knob says otherwise --- */

@@ -30,6 +30,7 @@ typedef struct mix {
     bool *best_fine;    /* (n) */
     int part;           /* item between its ends in the best file, -1: none */
     bd_qsetting part_setting;
+    bool priced; /* the file is what `now` says */
 } mix;
 
 static bool better(const item *a, const item *b) {
@@ -64,6 +65,7 @@ static void use(mix *m, const item *it, int slot) {
 
 static bd_status price(mix *m, bd_err *err) {
     BD_TRY(bd_compile_price(m->c, &m->now, err));
+    m->priced = true;
     bd_tick(m->c->o->progress, "mixtures priced", m->c->tries, 0, "%llu bytes of %llu", (unsigned long long)m->now,
             (unsigned long long)m->c->o->budget);
     return BD_OK;
@@ -185,7 +187,7 @@ static bd_status refine(mix *m, bd_err *err) {
         for (int i = 0; i < m->n; i++) m->items[i].fine = m->best_fine[i];
         BD_TRY(part_of_tensor(m, err));
     }
-    if (m->now == m->best) return BD_OK;
+    if (m->priced && m->now == m->best) return BD_OK;
     restore(m);
     BD_TRY(price(m, err));
     if (m->now != m->best)

@@ -6,14 +6,15 @@
 #ifndef BD_COMPILER_WATERFILL_H
 #define BD_COMPILER_WATERFILL_H
 
-#include "base/status.h"
 #include <stdint.h>
+#include "base/status.h"
 
 /* out[i] = round(4 log2(1 / sqrt((r[i] + rho * mean r)))), within +-BD_TCQ_EXP_MAX; all equal r: all equal. */
 void bd_waterfill_rows(int16_t *out, const double *r, int64_t n, double rho);
 /* out[j] for column order[k] from d_k = ldl[k][k]; dead columns get the smallest step of the others. */
 void bd_waterfill_cols(int16_t *out, const double *ldl, const uint8_t *dead, const int32_t *order, int64_t n);
-/* Bits per weight that uneven steps save against even ones: 0.5 * log2(arithmetic / geometric mean), zeros left out. */
+/* Bits per weight that uneven steps save against even ones: 0.5 * log2(arithmetic / geometric mean), zeros left
+ * out. */
 double bd_dispersion_bits(const double *v, int64_t n);
 
 #endif

@@ -44,9 +44,7 @@ void bd_rc_shift_out(bd_rc *c) {
     c->low <<= 32;
 }
 
-/* The number in [low, low + range), modulo 2^64, with the fewest leading bytes
- * before zeros. Four are always enough since range >= 2^32. */
-static uint64_t final_value(uint64_t low, uint64_t range, unsigned *bytes) {
+uint64_t bd_rc_final_value(uint64_t low, uint64_t range, unsigned *bytes) {
     if (0 - low < range) return *bytes = 0;
     for (unsigned k = 1;; k++) {
         uint64_t below = UINT64_MAX >> (8 * k), v = (low + below) & ~below;
@@ -56,7 +54,7 @@ static uint64_t final_value(uint64_t low, uint64_t range, unsigned *bytes) {
 
 void bd_rc_encode_end(bd_rc *c) {
     unsigned bytes;
-    uint64_t v = final_value(c->low, c->range, &bytes);
+    uint64_t v = bd_rc_final_value(c->low, c->range, &bytes);
     if (v < c->low) bd_rc_carry(c);
     for (unsigned k = 0; k < bytes; k++) bd_buf_u8(c->out, (uint8_t)(v >> (56 - 8 * k)));
     if (c->out->failed) return;
@@ -77,7 +75,7 @@ bool bd_rc_decode_end(const bd_rc *c) {
     uint64_t window = 0;
     for (uint64_t i = c->in_pos - 8; i < c->in_pos; i++) window = window << 8 | (i < c->in_size ? c->in[i] : 0u);
     unsigned bytes;
-    if (c->code >= c->range || final_value(window - c->code, c->range, &bytes) != window) return false;
+    if (c->code >= c->range || bd_rc_final_value(window - c->code, c->range, &bytes) != window) return false;
     if (c->in_size > c->in_pos - 8 + bytes) return false;
     return c->in_size == 0 || c->in[c->in_size - 1] != 0;
 }

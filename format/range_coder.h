@@ -54,6 +54,9 @@ bool bd_rc_decode_end(const bd_rc *c);
 void bd_rc_price_begin(bd_rc *c, const bd_rc_tables *t);
 /* Price: what all decisions so far take, in 1/256 bit; the stream has at most two bytes more. */
 uint64_t bd_rc_price(const bd_rc *c);
+/* The number in [low, low + range), modulo 2^64, with the fewest leading bytes
+ * before zeros, and how many they are. Four are always enough for range >= 2^32. */
+uint64_t bd_rc_final_value(uint64_t low, uint64_t range, unsigned *bytes);
 /* Cold paths of bd_rc_bit. */
 void bd_rc_carry(bd_rc *c);
 void bd_rc_shift_out(bd_rc *c);

@@ -16,6 +16,7 @@ const bd_bench_case bd_bench_cases[] = {
     {"linear_grad_x 1024x512", BD_OP_linear_grad_x, "n=1024 M=1024 K=512", .attr.relu2 = {0}},
     {"linear_grad_w 1024x512", BD_OP_linear_grad_w, "n=1024 M=1024 K=512", .attr.relu2 = {0}},
     {"attention T=1024", BD_OP_attention, "n=1024 A=512 B=256 S=16 T=1024", ATTN},
+    {"attention_step T=1024", BD_OP_attention_step, "n=1 A=512 B=256 P=1024 T=1024", ATTN},
     {"attention_grad T=1024", BD_OP_attention_grad, "n=1024 A=512 B=256 S=16 T=1024", ATTN},
     {"embed", BD_OP_embed, "n=1024 V=1024 D=512", .attr.relu2 = {0}},
     {"embed_grad", BD_OP_embed_grad, "n=1024 V=1024 D=512", .attr.relu2 = {0}},

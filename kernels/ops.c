@@ -41,6 +41,7 @@ static const rule rules[BD_OP_COUNT] = {
     [BD_OP_relu2] = {{"fn,C"}, {"fn,C"}, 0, false},
     [BD_OP_softcap] = {{"fn,C"}, {"fn,C"}, 0, false},
     [BD_OP_nll] = {{"fn,V", "i.n"}, {"d.n", "d.n"}, 0, false},
+    [BD_OP_attention_step] = {{"fn,A", "fP,B", "fP,B"}, {"fn,A"}, 0, false},
     [BD_OP_nll_grad] = {{"fn,V", "i.n", "d.n"}, {"fn,V"}, 0, false},
     [BD_OP_embed_grad] = {{"fn,D", "i.n"}, {"fV,D"}, 1, false},
     [BD_OP_rms_norm_grad] = {{"fn,C", "fn,C"}, {"fn,C"}, 0, false},
@@ -187,14 +188,19 @@ static bd_status check_seq(const bd_call *c, const bd_dims *d, bd_err *err) {
 
 static bd_status check_attention(const bd_call *c, const bd_dims *d, bd_err *err) {
     const int64_t heads = c->attr.attn.heads, kv = c->attr.attn.kv_heads, a = d->of['A'];
+    const bool step = c->op == BD_OP_attention_step; /* has no stats */
     if (heads < 1 || kv < 1 || heads % kv != 0 || a % heads != 0 || d->of['B'] != a / heads * kv ||
-        d->of['S'] != 2 * heads) {
+        (!step && d->of['S'] != 2 * heads)) {
         return BD_FAIL(err, BD_E_SHAPE,
                        "%s: %" PRId64 " heads and %" PRId64 " kv heads do not fit widths %" PRId64 ", %" PRId64
                        " and stats %" PRId64,
                        infos[c->op].name, heads, kv, a, d->of['B'], d->of['S']);
     }
-    BD_TRY(check_seq(c, d, err));
+    if (!step) BD_TRY(check_seq(c, d, err));
+    if (step && (c->seq_len != d->of['P'] || d->of['n'] > c->seq_len)) {
+        return BD_FAIL(err, BD_E_SHAPE, "%s: %" PRId64 " queries and %" PRId64 " keys in a sequence of %" PRId64,
+                       infos[c->op].name, d->of['n'], d->of['P'], c->seq_len);
+    }
     if (c->attr.attn.T != c->seq_len) {
         return BD_FAIL(err, BD_E_SHAPE, "%s: attr T = %d but seq_len = %" PRId64, infos[c->op].name, c->attr.attn.T,
                        c->seq_len);
@@ -244,6 +250,7 @@ static bd_status check_attr(const bd_call *c, const bd_dims *d, bd_err *err) {
             return BD_OK;
         }
         case BD_OP_attention:
+        case BD_OP_attention_step:
         case BD_OP_attention_grad: return check_attention(c, d, err);
         case BD_OP_relu2:
         case BD_OP_relu2_grad:
@@ -322,6 +329,7 @@ void bd_call_cost(const bd_call *c, double *flops, double *bytes) {
             case BD_OP_linear_grad_x:
             case BD_OP_linear_grad_w: f = 2 * rows * cols * (double)c->in[1].cols; break;
             case BD_OP_attention: f = 4 * pairs; break;
+            case BD_OP_attention_step: f = 4 * rows * (T - (rows - 1) / 2) * cols; break;
             case BD_OP_attention_grad: f = 10 * pairs; break;
             case BD_OP_nll: f = 28 * rows * cols; break;
             case BD_OP_scale_grad_s:

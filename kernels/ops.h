@@ -71,6 +71,11 @@ typedef enum bd_causality {
  * nll_grad     in: logits, targets, lse f64 (n)            out: d (n,V)     attr loss{gscale}
  *              p = (float)exp((double)l - lse); d = (j == target ? p - 1 : p) * gscale; 0 for target -1
  *
+ * --- one token at a time; not an operation of a model ---
+ * attention_step   in: q (n,H*W), k (P,G*W), v (P,G*W)     out: o (n,H*W)      attr attn{heads, kv_heads, T = P}
+ *                  rows P-n .. P-1 of attention over one sequence of P tokens, whose last n rows q holds: the same chains,
+ *                  so the same bits
+ *
  * --- gradients. "accumulates" means the chain starts from the old output ---
  * embed_grad       in: dy (n,D), tokens                    out: dtable (V,D)   accumulates: row v is the chain (plain adds)
  *                  over t increasing with tokens[t] == v
@@ -123,6 +128,7 @@ typedef enum bd_causality {
     X(relu2, 1, 1, LOCAL, relu2)          \
     X(softcap, 1, 1, LOCAL, softcap)      \
     X(nll, 2, 2, NONE, none)              \
+    X(attention_step, 3, 1, NONE, attn)   \
     X(nll_grad, 3, 1, NONE, loss)         \
     X(embed_grad, 2, 1, NONE, none)       \
     X(rms_norm_grad, 2, 1, NONE, norm)    \

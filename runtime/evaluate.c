@@ -26,7 +26,7 @@ static void window_at(const cut *c, uint64_t i, const uint16_t *tokens, bd_windo
     w->start = start;
     w->first = start + context + 1;
     w->n = (uint32_t)(len - context);
-    w->targets = tokens + w->first;
+    w->targets = tokens ? tokens + w->first : NULL;
 }
 
 static bd_status make_cut(cut *c, uint64_t n, const bd_protocol *p, const bd_eval_opts *o, bd_err *err) {
@@ -104,66 +104,91 @@ bd_status bd_eval_plan_make(bd_eval_plan *plan, const bd_model *m, const bd_stre
 
 /* ---- running it ---- */
 
-typedef struct run {
-    const bd_stream *stream;
-    const bd_eval_opts *opts;
+struct bd_evaluator {
+    bd_stream stream;
+    bd_eval_opts opts;
+    bd_protocol proto;
     bd_session *session;
     cut c;
-    uint64_t next; /* window */
+    uint64_t given, chunks, chunk;
+    uint64_t next; /* window after those of `step` */
     int batch;     /* windows per call */
-    bd_window *w;  /* (batch) */
-    double *nll;   /* (batch * L) */
+    int n;         /* windows of `step` */
+    bd_step step;
+    bd_window *w; /* (batch) */
+    uint64_t most;
     bd_score_sum sum;
     double seconds_score, seconds_learn;
-} run;
+    float *logits; /* (vocab), for guessing */
+    int32_t vocab;
+};
 
-static bd_status score_some(run *r, int n, bd_err *err) {
-    double t0 = bd_now();
-    BD_TRY(bd_session_score(r->session, r->w, n, r->nll, err));
-    r->seconds_score += bd_now() - t0;
-    const double *nll = r->nll;
-    for (int i = 0; i < n; i++) {
+/* Windows belong to the chunk of the position they score first. */
+static void prepare(bd_evaluator *e) {
+    bool last = e->chunk + 1 >= e->chunks;
+    uint64_t end = last ? UINT64_MAX : (e->chunk + 1) * e->proto.chunk;
+    bool ends = false; /* with this window, for want of tokens */
+    e->step = (bd_step){BD_STEP_END, 0, 0};
+    e->n = 0;
+    if (e->given == 0) return; /* the tokens ended inside the window before */
+    for (; !ends && e->n < e->batch && e->next < e->c.windows; e->n++, e->next++) {
+        bd_window *w = &e->w[e->n];
+        window_at(&e->c, e->next, e->stream.tokens, w);
+        if (w->first - 1 >= end) break;
+        ends = w->first + w->n > e->given;
+        if (w->first >= e->given) break;
+        if (ends) w->n = (uint32_t)(e->given - w->first);
+        e->step.n += w->n;
+    }
+    if (e->n) {
+        e->step.kind = BD_STEP_SCORE;
+        e->step.first = e->w[0].first;
+        if (ends) e->given = 0;
+    } else if (!last && !ends) {
+        e->step = (bd_step){BD_STEP_LEARN, e->chunk * e->proto.chunk, e->proto.chunk + 1};
+    }
+}
+
+static void tick(const bd_evaluator *e) {
+    double bpb = bd_score_bpb(e->sum.nll_q32, e->sum.bytes);
+    if (e->sum.bytes)
+        bd_tick(e->opts.progress, "windows", (double)e->sum.windows, (double)e->c.windows, "%.4f bpb", bpb);
+    else
+        bd_tick(e->opts.progress, "windows", (double)e->sum.windows, (double)e->c.windows, "%.4f nats",
+                bd_score_loss(e->sum.nll_q32, e->sum.tokens));
+}
+
+/* Counts what the windows of the step cost. */
+static bd_status count_score(bd_evaluator *e, const double *nll, bd_err *err) {
+    const double *at = nll;
+    for (int i = 0; i < e->n; i++) {
         uint64_t bytes = 0;
-        const bd_window *w = &r->w[i];
-        for (uint32_t k = 0; r->stream->bytes && k < w->n; k++) bytes += r->stream->bytes[w->first + k];
-        BD_TRY(bd_score_sum_add(&r->sum, nll, w->n, bytes, err));
-        nll += w->n;
+        const bd_window *w = &e->w[i];
+        for (uint32_t k = 0; e->stream.bytes && k < w->n; k++) bytes += e->stream.bytes[w->first + k];
+        BD_TRY(bd_score_sum_add(&e->sum, at, w->n, bytes, err));
+        at += w->n;
     }
-    if (r->opts->on_nll)
-        BD_TRY(r->opts->on_nll(r->opts->user, r->w[0].first, r->nll, (uint64_t)(nll - r->nll), err));
-    double bpb = bd_score_bpb(r->sum.nll_q32, r->sum.bytes);
-    if (r->sum.bytes) {
-        bd_tick(r->opts->progress, "windows", (double)r->sum.windows, (double)r->c.windows, "%.4f bpb", bpb);
-    } else {
-        bd_tick(r->opts->progress, "windows", (double)r->sum.windows, (double)r->c.windows, "%.4f nats",
-                bd_score_loss(r->sum.nll_q32, r->sum.tokens));
-    }
+    if (e->opts.on_nll) BD_TRY(e->opts.on_nll(e->opts.user, e->step.first, nll, e->step.n, err));
     return BD_OK;
 }
 
-/* All windows that score their first target before position `end`. */
-static bd_status score_until(run *r, uint64_t end, bd_err *err) {
-    while (r->next < r->c.windows) {
-        int n = 0;
-        while (n < r->batch && r->next < r->c.windows) {
-            window_at(&r->c, r->next, r->stream->tokens, &r->w[n]);
-            if (r->w[n].first - 1 >= end) break;
-            n++;
-            r->next++;
-        }
-        if (n == 0) return BD_OK;
-        BD_TRY(score_some(r, n, err));
-    }
+static bd_status run_score(bd_evaluator *e, double *nll, bd_err *err) {
+    double t0 = bd_now();
+    BD_TRY(bd_session_score(e->session, e->w, e->n, nll, err));
+    e->seconds_score += bd_now() - t0;
+    BD_TRY(count_score(e, nll, err));
+    tick(e);
     return BD_OK;
 }
 
-static bd_status learn_chunk(run *r, const bd_protocol *p, uint64_t chunk, uint64_t chunks, bd_err *err) {
+static bd_status run_learn(bd_evaluator *e, bd_err *err) {
     const double pi = 3.14159265358979323846;
-    double phase = chunks > 1 ? (double)chunk / (double)(chunks - 1) : 0;
+    const bd_protocol *p = &e->proto;
+    double phase = e->chunks > 1 ? (double)e->chunk / (double)(e->chunks - 1) : 0;
     bd_learn l = {
-        .begin = chunk * p->chunk,
-        .end = (chunk + 1) * p->chunk + 1,
-        .seq_len = (int64_t)min_u64(r->c.L, p->chunk),
+        .begin = e->step.first,
+        .end = e->step.first + e->step.n,
+        .seq_len = (int64_t)min_u64(e->c.L, p->chunk),
         .batch = p->batch,
         .lr = p->lr * 0.5 * (1 + bd_cos(pi * phase)),
         .momentum = p->momentum,
@@ -171,18 +196,70 @@ static bd_status learn_chunk(run *r, const bd_protocol *p, uint64_t chunk, uint6
         .freeze_blocks = (int)p->freeze,
     };
     double t0 = bd_now();
-    for (uint32_t e = 0; e < p->epochs; e++) BD_TRY(bd_session_learn(r->session, &l, err));
-    r->seconds_learn += bd_now() - t0;
+    for (uint32_t i = 0; i < p->epochs; i++) BD_TRY(bd_session_learn(e->session, &l, err));
+    e->seconds_learn += bd_now() - t0;
+    e->chunk++;
     return BD_OK;
 }
 
-static bd_status run_all(run *r, const bd_protocol *p, bd_err *err) {
-    uint64_t chunks = chunk_count(&r->c, p);
-    for (uint64_t k = 0; k + 1 < chunks; k++) {
-        BD_TRY(score_until(r, (k + 1) * p->chunk, err));
-        BD_TRY(learn_chunk(r, p, k, chunks, err));
+bd_step bd_evaluator_next(const bd_evaluator *e) { return e->step; }
+uint64_t bd_evaluator_most(const bd_evaluator *e) { return e->most; }
+bd_session *bd_evaluator_session(bd_evaluator *e) { return e->session; }
+
+bd_status bd_evaluator_run(bd_evaluator *e, double *nll, const uint64_t *ask, int n_ask, float *logits,
+                           bd_err *err) {
+    BD_ASSERT(e->step.kind != BD_STEP_END);
+    if (e->step.kind == BD_STEP_LEARN) {
+        BD_TRY(run_learn(e, err));
+    } else {
+        bd_session_ask(e->session, ask, n_ask, logits);
+        bd_status st = run_score(e, nll, err);
+        bd_session_ask(e->session, NULL, 0, NULL);
+        if (st) return st;
     }
-    return score_until(r, UINT64_MAX, err);
+    prepare(e);
+    return BD_OK;
+}
+
+bd_status bd_evaluator_allow_guess(bd_evaluator *e, bd_err *err) {
+    if (!e->logits) e->logits = malloc((size_t)e->vocab * sizeof *e->logits);
+    if (!e->logits) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
+    return bd_session_allow_predict(e->session, err);
+}
+
+bd_status bd_evaluator_guess(bd_evaluator *e, uint16_t *tokens, double *nll, bd_evaluator_source *next, void *user,
+                             bd_err *err) {
+    BD_ASSERT(e->step.kind == BD_STEP_SCORE && tokens == e->stream.tokens && e->logits);
+    double t0 = bd_now(), *at = nll;
+    for (int i = 0; i < e->n; i++) {
+        for (uint64_t k = e->w[i].first; k < e->w[i].first + e->w[i].n; k++) {
+            uint16_t token = 0;
+            BD_TRY(bd_session_predict(e->session, e->w[i].start, e->logits, err));
+            BD_TRY(next(user, k, e->logits, &token, err));
+            tokens[k] = token;
+            BD_TRY(bd_session_reveal(e->session, token, at++, err));
+            if (k % 64 == 0)
+                bd_tick(e->opts.progress, "tokens", (double)k, (double)e->c.N, "%.4f nats",
+                        bd_score_loss(e->sum.nll_q32, e->sum.tokens));
+        }
+    }
+    e->seconds_score += bd_now() - t0;
+    BD_TRY(count_score(e, nll, err));
+    prepare(e);
+    return BD_OK;
+}
+
+void bd_evaluator_score(const bd_evaluator *e, bd_score *score) {
+    memset(score, 0, sizeof *score);
+    score->tokens = e->sum.tokens;
+    score->bytes = e->sum.bytes;
+    score->windows = e->sum.windows;
+    score->nll_q32 = e->sum.nll_q32;
+    score->val_loss = bd_score_loss(e->sum.nll_q32, e->sum.tokens);
+    score->val_bpb = bd_score_bpb(e->sum.nll_q32, e->sum.bytes);
+    score->bpb_stderr = bd_score_stderr(&e->sum);
+    score->seconds_score = e->seconds_score;
+    score->seconds_learn = e->seconds_learn;
 }
 
 static bd_status check_tokens(const bd_stream *s, uint64_t n, int32_t vocab, bd_err *err) {
@@ -194,41 +271,60 @@ static bd_status check_tokens(const bd_stream *s, uint64_t n, int32_t vocab, bd_
     return BD_OK;
 }
 
-bd_status bd_evaluate(const bd_model *m, bd_backend *be, const bd_stream *stream, const bd_protocol *proto,
-                      const bd_eval_opts *opts, bd_score *score, bd_err *err) {
-    run r = {.stream = stream, .opts = opts ? opts : &no_opts};
+void bd_evaluator_close(bd_evaluator *e) {
+    if (!e) return;
+    bd_session_destroy(e->session);
+    bd_score_sum_free(&e->sum);
+    free(e->logits);
+    free(e->w);
+    free(e);
+}
+
+bd_status bd_evaluator_open(bd_evaluator **out, const bd_model *m, bd_backend *be, const bd_stream *stream,
+                            const bd_protocol *proto, const bd_eval_opts *opts, bd_err *err) {
+    *out = NULL;
+    bd_evaluator *e = calloc(1, sizeof *e);
+    if (!e) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
     bd_eval_plan plan;
     bd_status st = BD_OK;
-    memset(score, 0, sizeof *score);
-    BD_TRY(plan_cut(&plan, &r.c, m, stream, proto, r.opts, err));
-    BD_TRY(check_tokens(stream, r.c.N + 1, m->graph->vocab, err));
-    r.batch = (int)(plan.max_rows / plan.max_len);
-    r.w = malloc((size_t)r.batch * sizeof *r.w);
-    r.nll = malloc((size_t)plan.max_rows * sizeof *r.nll);
-    if (!r.w || !r.nll) {
-        st = BD_FAIL(err, BD_E_NOMEM, "out of memory");
-        goto done;
-    }
-    BD_TRY_DONE(bd_score_sum_init(&r.sum, r.c.windows, err));
+    e->stream = *stream;
+    e->proto = *proto;
+    e->vocab = m->graph->vocab;
+    if (opts) e->opts = *opts;
+    BD_TRY_DONE(plan_cut(&plan, &e->c, m, stream, proto, &e->opts, err));
+    e->chunks = plan.chunks;
+    e->given = e->opts.given ? min_u64(e->opts.given, stream->n) : stream->n;
+    BD_TRY_DONE(check_tokens(stream, min_u64(e->c.N + 1, e->given), m->graph->vocab, err));
+    e->batch = (int)(plan.max_rows / plan.max_len);
+    e->most = (uint64_t)plan.max_rows;
+    e->w = malloc((size_t)e->batch * sizeof *e->w);
+    if (!e->w) BD_TRY_DONE(BD_FAIL(err, BD_E_NOMEM, "out of memory"));
+    BD_TRY_DONE(bd_score_sum_init(&e->sum, e->c.windows, err));
     BD_TRY_DONE(
-        bd_session_create(&r.session, m, be, plan.max_rows, plan.max_len, proto->kind == BD_PROTO_SGD, err));
-    bd_session_set_progress(r.session, r.opts->progress);
-    BD_TRY_DONE(bd_session_begin(r.session, stream->tokens[0], r.c.N + 1, err));
-    BD_TRY_DONE(run_all(&r, proto, err));
-    BD_ASSERT(r.sum.tokens == r.c.N && r.sum.windows == r.c.windows && r.sum.bytes == plan.bytes);
-    score->tokens = r.sum.tokens;
-    score->bytes = r.sum.bytes;
-    score->windows = r.sum.windows;
-    score->nll_q32 = r.sum.nll_q32;
-    score->val_loss = bd_score_loss(r.sum.nll_q32, r.sum.tokens);
-    score->val_bpb = bd_score_bpb(r.sum.nll_q32, r.sum.bytes);
-    score->bpb_stderr = bd_score_stderr(&r.sum);
-    score->seconds_score = r.seconds_score;
-    score->seconds_learn = r.seconds_learn;
+        bd_session_create(&e->session, m, be, plan.max_rows, plan.max_len, proto->kind == BD_PROTO_SGD, err));
+    bd_session_set_progress(e->session, e->opts.progress);
+    BD_TRY_DONE(bd_session_begin(e->session, stream->tokens[0], min_u64(e->c.N + 1, e->given), err));
+    prepare(e);
+    *out = e;
+    return BD_OK;
 done:
-    bd_session_destroy(r.session);
-    bd_score_sum_free(&r.sum);
-    free(r.w);
-    free(r.nll);
+    bd_evaluator_close(e);
+    return st;
+}
+
+bd_status bd_evaluate(const bd_model *m, bd_backend *be, const bd_stream *stream, const bd_protocol *proto,
+                      const bd_eval_opts *opts, bd_score *score, bd_err *err) {
+    bd_evaluator *e = NULL;
+    memset(score, 0, sizeof *score);
+    BD_TRY(bd_evaluator_open(&e, m, be, stream, proto, opts, err));
+    double *nll = malloc((size_t)e->most * sizeof *nll);
+    bd_status st = nll ? BD_OK : BD_FAIL(err, BD_E_NOMEM, "out of memory");
+    while (!st && e->step.kind != BD_STEP_END) st = bd_evaluator_run(e, nll, NULL, 0, NULL, err);
+    if (!st) {
+        BD_ASSERT(e->opts.given || (e->sum.tokens == e->c.N && e->sum.windows == e->c.windows));
+        bd_evaluator_score(e, score);
+    }
+    free(nll);
+    bd_evaluator_close(e);
     return st;
 }

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/fmath.h"
 #include "runtime/plan.h"
 
 struct bd_exec {
@@ -124,27 +123,6 @@ static bd_status run(bd_exec *x, int i, bd_err *err) {
 
 /* ---- creation ---- */
 
-static bd_status upload_rope(bd_exec *x, bd_err *err) {
-    for (int i = 0; i < x->plan.n_rope; i++) {
-        const bd_rope_table *t = &x->plan.rope[i];
-        uint64_t n = (uint64_t)x->plan.max_len * (uint64_t)t->width;
-        float *table = malloc(n * sizeof *table);
-        if (!table) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
-        for (int32_t k = 0; k < t->width / 2; k++) {
-            double frequency = bd_pow(t->base, -2.0 * k / t->width);
-            for (int64_t pos = 0; pos < x->plan.max_len; pos++) {
-                double angle = (double)pos * frequency;
-                table[pos * t->width + 2 * k] = (float)bd_cos(angle);
-                table[pos * t->width + 2 * k + 1] = (float)bd_sin(angle);
-            }
-        }
-        bd_status st = x->be->vt->upload(x->be, x->mem + t->offset, table, n * sizeof *table, err);
-        free(table);
-        if (st != BD_OK) return st;
-    }
-    return BD_OK;
-}
-
 /* Scratch grows with the rows or with the length, so both extremes stand for all batches. */
 static bd_status reserve(bd_exec *x, bd_err *err) {
     int64_t shapes[2][2] = {{x->plan.max_rows / x->plan.max_len, x->plan.max_len}, {x->plan.max_rows, 1}};
@@ -177,7 +155,7 @@ bd_status bd_exec_create(bd_exec **out, const bd_graph *g, bd_backend *be, int64
     void *mem = NULL;
     BD_TRY_DONE(be->vt->alloc(be, &mem, x->plan.bytes, err));
     x->mem = mem;
-    BD_TRY_DONE(upload_rope(x, err));
+    BD_TRY_DONE(bd_plan_upload_rope(&x->plan, be, x->mem, err));
     BD_TRY_DONE(reserve(x, err));
     *out = x;
     return BD_OK;

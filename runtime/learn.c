@@ -123,6 +123,7 @@ bd_status bd_session_learn(bd_session *s, const bd_learn *l, bd_err *err) {
     BD_TRY(batch_room(s, batch * T, err));
     if (!s->momentum_set) BD_TRY(clear(s, s->momentum, err));
     s->momentum_set = true;
+    bd_session_weights_changed(s);
     for (uint64_t k = 0; k < sequences; k += (uint64_t)batch) {
         int64_t nseq = sequences - k < (uint64_t)batch ? (int64_t)(sequences - k) : batch;
         bd_status st = bd_stopped(s->progress) ? BD_FAIL(err, BD_E_INTERRUPTED, "interrupted") : BD_OK;

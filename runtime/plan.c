@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/fmath.h"
 
 enum { ALIGN = 64 };
 
@@ -47,6 +48,7 @@ static bd_status place_values(bd_plan *p, const bd_graph *g, uint64_t *top, bd_e
     int n = 0;
     *top = 0;
     for (int v = 0; v < g->n_values; v++) {
+        if (p->cached && p->cached[v]) continue;
         int now = g->values[v].node, kept = 0;
         for (int i = 0; i < n; i++)
             if (alive[i].last >= now) alive[kept++] = alive[i];
@@ -91,6 +93,8 @@ static bd_status make(bd_plan *p, const bd_graph *g, bd_err *err) {
     p->value = calloc((size_t)g->n_values + 1, sizeof *p->value);
     if (!p->value) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
     BD_TRY(place_values(p, g, &p->bytes, err));
+    for (int v = 0; p->cached && v < g->n_values; v++)
+        if (p->cached[v]) BD_TRY(append(p, p->max_len, g->values[v].width, 4, &p->value[v], err));
     BD_TRY(append(p, p->max_rows, 1, 4, &p->tokens, err));
     BD_TRY(append(p, p->max_rows, 1, 4, &p->targets, err));
     if (g->nll < 0) {
@@ -125,10 +129,54 @@ bd_status bd_plan_make(bd_plan *p, const bd_graph *g, int64_t max_rows, int64_t 
     return st;
 }
 
+static bool *attention_operands(const bd_graph *g) {
+    bool *cached = calloc((size_t)g->n_values + 1, sizeof *cached);
+    for (int i = 0; cached && i < g->n_forward; i++)
+        for (int k = 1; g->nodes[i].op == BD_OP_attention && k <= 2; k++)
+            if (g->nodes[i].in[k].kind == BD_OPD_VALUE) cached[g->nodes[i].in[k].id] = true;
+    return cached;
+}
+
+bd_status bd_plan_make_steps(bd_plan *p, const bd_graph *g, int64_t max_rows, int64_t max_len, bd_err *err) {
+    memset(p, 0, sizeof *p);
+    BD_ASSERT(g->nll < 0);
+    if (max_rows < 1 || max_len < 1 || max_rows > INT32_MAX || max_len > INT32_MAX)
+        return BD_FAIL(err, BD_E_RANGE, "steps of %" PRId64 " rows in a sequence of %" PRId64, max_rows, max_len);
+    p->max_rows = max_rows;
+    p->max_len = max_len;
+    p->cached = attention_operands(g);
+    bd_status st = p->cached ? make(p, g, err) : BD_FAIL(err, BD_E_NOMEM, "out of memory");
+    if (st != BD_OK) bd_plan_free(p);
+    return st;
+}
+
+bd_status bd_plan_upload_rope(const bd_plan *p, bd_backend *be, char *mem, bd_err *err) {
+    for (int i = 0; i < p->n_rope; i++) {
+        const bd_rope_table *t = &p->rope[i];
+        uint64_t n = (uint64_t)p->max_len * (uint64_t)t->width;
+        float *table = malloc(n * sizeof *table);
+        if (!table) return BD_FAIL(err, BD_E_NOMEM, "out of memory");
+        for (int32_t k = 0; k < t->width / 2; k++) {
+            double frequency = bd_pow(t->base, -2.0 * k / t->width);
+            for (int64_t pos = 0; pos < p->max_len; pos++) {
+                double angle = (double)pos * frequency;
+                table[pos * t->width + 2 * k] = (float)bd_cos(angle);
+                table[pos * t->width + 2 * k + 1] = (float)bd_sin(angle);
+            }
+        }
+        bd_status st = be->vt->upload(be, mem + t->offset, table, n * sizeof *table, err);
+        free(table);
+        if (st != BD_OK) return st;
+    }
+    return BD_OK;
+}
+
 void bd_plan_free(bd_plan *p) {
     free(p->value);
+    free(p->cached);
     free(p->rope);
     p->value = NULL;
+    p->cached = NULL;
     p->rope = NULL;
     p->n_rope = 0;
 }

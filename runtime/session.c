@@ -72,6 +72,7 @@ void bd_session_destroy(bd_session *s) {
     if (s->grad) s->be->vt->release(s->be, s->grad);
     if (s->momentum) s->be->vt->release(s->be, s->momentum);
     if (s->norm) s->be->vt->release(s->be, s->norm);
+    bd_steps_destroy(s->steps);
     free(s->batch_tokens);
     free(s->batch_targets);
     free(s->batch_nll);
@@ -89,6 +90,7 @@ uint64_t bd_session_bytes(const bd_session *s) {
     uint64_t params = s->model->graph->param_floats * sizeof(float);
     uint64_t n = bd_exec_bytes(s->forward) + host_bytes(s->max_rows) + s->cap * sizeof(uint16_t) + s->cap / 8;
     if (s->own_params) n += params;
+    if (s->steps) n += bd_steps_bytes(s->steps);
     if (s->learn)
         n += bd_exec_bytes(s->backward) + bd_gradsum_bytes(s->gradsum) + 2 * params + host_bytes(s->batch_cap);
     return n;
@@ -138,6 +140,7 @@ bd_status bd_session_begin(bd_session *s, uint16_t first_token, uint64_t expecte
     } else {
         s->params = s->model->params;
     }
+    bd_session_weights_changed(s);
     s->momentum_set = false; /* learn.c clears the array before its first use */
     s->stream[0] = first_token;
     s->length = 1;
@@ -157,7 +160,7 @@ static void clear_scored(bd_session *s, uint64_t i) { s->scored[i / 8] &= (uint8
 
 static uint64_t window_len(const bd_window *w) { return w->first + w->n - 1 - w->start; }
 
-static bd_status record(bd_session *s, const bd_window *w, bd_err *err) {
+bd_status bd_session_record(bd_session *s, const bd_window *w, bd_err *err) {
     const bd_graph *g = s->model->graph;
     if (w->n == 0 || w->first != s->length || w->start >= w->first)
         return BD_FAIL(err, BD_E_RANGE,
@@ -187,6 +190,29 @@ static void forget(bd_session *s, uint64_t length) {
     s->length = length;
 }
 
+void bd_session_ask(bd_session *s, const uint64_t *ask, int n, float *logits) {
+    s->ask = ask;
+    s->n_ask = logits ? n : 0;
+    s->asked = logits;
+}
+
+/* Those of window b of the forward call just done, T inputs each. */
+static bd_status answer(bd_session *s, const bd_window *w, int b, int64_t T, bd_err *err) {
+    int64_t vocab = s->model->graph->vocab;
+    for (int i = 0; i < s->n_ask; i++) {
+        if (s->ask[i] < w->first || s->ask[i] >= w->first + w->n) continue;
+        int64_t row = b * T + (int64_t)(s->ask[i] - 1 - w->start);
+        BD_TRY(bd_exec_logits(s->forward, row, 1, s->asked + i * vocab, err));
+    }
+    return BD_OK;
+}
+
+bd_status bd_session_check_nll(double nll, uint64_t index, bd_err *err) {
+    if (nll > -1 && nll <= MAX_NLL) return BD_OK;
+    return BD_FAIL(err, BD_E_NONFINITE, "the loss of the target at index %" PRIu64 " is %g: not a score", index,
+                   nll);
+}
+
 /* One forward call for `count` windows of T inputs each. */
 static bd_status run_group(bd_session *s, const bd_window *w, int count, int64_t T, double *nll, bd_err *err) {
     for (int b = 0; b < count; b++) {
@@ -201,21 +227,20 @@ static bd_status run_group(bd_session *s, const bd_window *w, int count, int64_t
     for (int b = 0; b < count; b++) {
         const double *from = s->nll + (b + 1) * T - w[b].n;
         for (uint32_t i = 0; i < w[b].n; i++) {
-            double x = from[i];
-            if (!(x > -1 && x <= MAX_NLL))
-                return BD_FAIL(err, BD_E_NONFINITE,
-                               "the loss of the target at index %" PRIu64 " is %g: not a score", w[b].first + i, x);
-            *nll++ = x;
+            BD_TRY(bd_session_check_nll(from[i], w[b].first + i, err));
+            *nll++ = from[i];
         }
+        BD_TRY(answer(s, &w[b], b, T, err));
     }
     return BD_OK;
 }
 
 bd_status bd_session_score(bd_session *s, const bd_window *w, int n, double *nll, bd_err *err) {
     BD_ASSERT(s->begun && !s->broken);
+    s->predicted = false;
     uint64_t before = s->length;
     bd_status st = BD_OK;
-    for (int i = 0; i < n; i++) BD_TRY_DONE(record(s, &w[i], err));
+    for (int i = 0; i < n; i++) BD_TRY_DONE(bd_session_record(s, &w[i], err));
     for (int i = 0; i < n;) {
         uint64_t T = window_len(&w[i]);
         int count = 1;
@@ -265,6 +290,12 @@ static bd_status hash_floats(bd_session *s, bd_sha256 *h, const float *dev, bd_e
     return BD_OK;
 }
 
+static bd_status hash_adapted(bd_session *s, bd_sha256 *h, bd_err *err) {
+    BD_TRY(hash_floats(s, h, s->params, err));
+    hash_u64(h, s->momentum_set);
+    return s->momentum_set ? hash_floats(s, h, s->momentum, err) : BD_OK;
+}
+
 bd_status bd_session_state_hash(bd_session *s, uint8_t out[32], bd_err *err) {
     BD_ASSERT(s->begun);
     bd_sha256 h;
@@ -274,9 +305,16 @@ bd_status bd_session_state_hash(bd_session *s, uint8_t out[32], bd_err *err) {
         uint8_t b[3] = {(uint8_t)s->stream[i], (uint8_t)(s->stream[i] >> 8), is_scored(s, i)};
         bd_sha256_add(&h, b, sizeof b);
     }
-    BD_TRY(hash_floats(s, &h, s->params, err));
-    hash_u64(&h, s->momentum_set);
-    if (s->momentum_set) BD_TRY(hash_floats(s, &h, s->momentum, err));
+    BD_TRY(hash_adapted(s, &h, err));
+    bd_sha256_end(&h, out);
+    return BD_OK;
+}
+
+bd_status bd_session_adapted_hash(bd_session *s, uint8_t out[32], bd_err *err) {
+    BD_ASSERT(s->begun);
+    bd_sha256 h;
+    bd_sha256_init(&h);
+    BD_TRY(hash_adapted(s, &h, err));
     bd_sha256_end(&h, out);
     return BD_OK;
 }

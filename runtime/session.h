@@ -44,7 +44,24 @@ bd_status bd_session_begin(bd_session *s, uint16_t first_token, uint64_t expecte
 /* nll: sum of n over windows, in window order, natural logarithm. NaN, infinity
  * or nll above 1e4 is BD_E_NONFINITE. On failure nothing of the call is recorded. */
 bd_status bd_session_score(bd_session *s, const bd_window *w, int n, double *nll, bd_err *err);
+/* Ask the following calls of bd_session_score for the logits that predict the targets at stream positions
+ * ask[0 .. n), rising: each call fills logits (n, vocab) for those it scores. Both arrays stay the caller's;
+ * NULL: no more. */
+void bd_session_ask(bd_session *s, const uint64_t *ask, int n, float *logits);
 uint64_t bd_session_length(const bd_session *s); /* recorded tokens */
+
+/* --- one token at a time: predict, then reveal ---
+ * The same stream, bitmap and metric as bd_session_score, for callers who do not know the next token yet. Exact
+ * mode: the same bits, too. Keys and values of the window are kept from call to call; another window start and
+ * every learning step drop them. */
+/* Once, before begin: allocate what predicting needs. */
+bd_status bd_session_allow_predict(bd_session *s, bd_err *err);
+bd_status bd_session_predict_plan_bytes(uint64_t *bytes, const bd_model *m, int64_t max_len, bd_err *err);
+/* logits: host (vocab), the model's output for the token at index bd_session_length, whose inputs are the recorded
+ * stream from `start` on. */
+bd_status bd_session_predict(bd_session *s, uint64_t start, float *logits, bd_err *err);
+/* The token that the last predict was about: records it and returns its loss. */
+bd_status bd_session_reveal(bd_session *s, uint16_t token, double *nll, bd_err *err);
 
 /* One epoch of SGD with momentum over recorded tokens [begin, end) (both must be
  * recorded). Sequence k has the inputs begin + k*seq_len ... and the targets one
@@ -64,6 +81,8 @@ typedef struct bd_learn {
 bd_status bd_session_learn(bd_session *s, const bd_learn *l, bd_err *err);
 /* SHA-256 of all mutable state, for the ORDER check. */
 bd_status bd_session_state_hash(bd_session *s, uint8_t out[32], bd_err *err);
+/* The same of what learning may change and scoring may not: weights and momentum, without the record. */
+bd_status bd_session_adapted_hash(bd_session *s, uint8_t out[32], bd_err *err);
 /* Polled inside long calls; may be NULL. */
 void bd_session_set_progress(bd_session *s, const bd_progress *progress);
 

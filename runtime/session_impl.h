@@ -3,6 +3,7 @@
 #define BD_RUNTIME_SESSION_IMPL_H
 
 #include "runtime/session.h"
+#include "runtime/steps.h"
 
 struct bd_session {
     const bd_model *model;
@@ -24,6 +25,11 @@ struct bd_session {
     uint64_t length, cap;
     bool begun;
 
+    /* logits that were asked for */
+    const uint64_t *ask;
+    int n_ask;
+    float *asked;
+
     /* learning */
     bd_graph *diff;
     bd_exec *backward;
@@ -35,7 +41,20 @@ struct bd_session {
     int64_t batch_cap;
     bool momentum_set; /* momentum holds something but zeros */
     bool broken;       /* a learning step failed half-way: begin anew */
+
+    /* predicting */
+    bd_steps *steps;     /* NULL: predicting was not asked for */
+    uint64_t step_start; /* window that the kept keys and values belong to */
+    bool step_valid;     /* they belong to the weights as they are */
+    bool predicted;      /* the last token of steps is the one before the token to be revealed */
 };
+
+/* The weights changed: nothing computed with the old ones may be used again. */
+static inline void bd_session_weights_changed(bd_session *s) { s->step_valid = s->predicted = false; }
+
+/* Take the targets of a window into the stream, after all checks. */
+bd_status bd_session_record(bd_session *s, const bd_window *w, bd_err *err);
+bd_status bd_session_check_nll(double nll, uint64_t index, bd_err *err);
 
 /* Rows of a forward and backward pass while learning. */
 int64_t bd_session_learn_rows(int64_t max_len);

@@ -34,10 +34,15 @@ static void seed_bytes(const uint16_t *t, uint8_t out[SEED_BYTES]) {
     }
 }
 
-static bool one_token(const uint16_t *t) {
-    int i = 1;
-    while (i < SEED && t[i] == t[0]) i++;
-    return i == SEED;
+/* Fillers and separators of one or two tokens are everywhere. */
+static bool plain_seed(const uint16_t *t) {
+    uint16_t other = t[0];
+    for (int i = 1; i < SEED; i++) {
+        if (t[i] == t[0] || t[i] == other) continue;
+        if (other != t[0]) return false;
+        other = t[i];
+    }
+    return true;
 }
 
 static void insert(bd_seed_index *x, uint64_t number) {
@@ -71,7 +76,7 @@ bd_status bd_seed_index_open(bd_seed_index **out, const uint16_t *tokens, uint64
         return BD_FAIL(err, BD_E_NOMEM, "no memory to look for the stream in the file");
     }
     for (uint64_t i = 0; i < seeds; i++)
-        if (!one_token(tokens + i * EVERY)) insert(x, i);
+        if (!plain_seed(tokens + i * EVERY)) insert(x, i);
     *out = x;
     return BD_OK;
 }
@@ -114,7 +119,15 @@ static bd_seed_hit extend(const bd_seed_index *x, const uint8_t *bytes, uint64_t
     return (bd_seed_hit){to - from, from, at, different(x->tokens + from, to - from)};
 }
 
+/* Part of this match, on the same diagonal? */
+static bool inside(const bd_seed_hit *h, uint64_t o, uint64_t t) {
+    return t >= h->at_token && t < h->at_token + h->tokens && o == h->at_byte + 2 * (t - h->at_token);
+}
+
 void bd_seed_scan(const bd_seed_index *x, const uint8_t *bytes, uint64_t size, bd_seed_hit *best) {
+    enum { RECENT = 16 }; /* a long match is extended once, not from each of its seeds */
+    bd_seed_hit recent[RECENT] = {{0}};
+    unsigned n_recent = 0;
     *best = (bd_seed_hit){0};
     for (uint64_t o = 0; o + SEED_BYTES <= size; o++) {
         uint64_t h = mix(bytes + o), bit = h >> (64 - x->filter_bits);
@@ -124,11 +137,11 @@ void bd_seed_scan(const bd_seed_index *x, const uint8_t *bytes, uint64_t size, b
             uint8_t b[SEED_BYTES];
             seed_bytes(x->tokens + t, b);
             if (memcmp(b, bytes + o, SEED_BYTES) != 0) continue;
-            /* Inside the best match already, on the same diagonal? */
-            if (best->tokens && t >= best->at_token && t < best->at_token + best->tokens &&
-                o == best->at_byte + 2 * (t - best->at_token))
-                continue;
+            int k = 0;
+            while (k < RECENT && !inside(&recent[k], o, t)) k++;
+            if (k < RECENT) continue;
             bd_seed_hit hit = extend(x, bytes, size, o, t);
+            recent[n_recent++ % RECENT] = hit;
             if (bd_seed_better(&hit, best)) *best = hit;
         }
     }

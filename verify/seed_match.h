@@ -10,8 +10,8 @@
 
 typedef struct bd_seed_index bd_seed_index;
 
-/* Seeds stand at every eighth token, so every match of 13 tokens and more is found, unless its seeds are six times
- * one token each or occur more than eight times before. The tokens are borrowed. */
+/* Seeds stand at every eighth token, so every match of 13 tokens and more is found, unless its seeds are made of
+ * one or two tokens or occurred eight times before. The tokens are borrowed. */
 bd_status bd_seed_index_open(bd_seed_index **out, const uint16_t *tokens, uint64_t n, bd_err *err);
 void bd_seed_index_close(bd_seed_index *x); /* accepts NULL */
 

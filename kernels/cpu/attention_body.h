@@ -16,6 +16,7 @@ enum { QUERIES = 24, LANE_VECTORS = 16 / VF };
 
 typedef struct attn_job {
     int64_t len, heads, kv_heads, width;
+    int64_t first, queries; /* q, o and stats hold the rows first .. first + queries - 1 of each sequence */
     int64_t padded_len, padded_width; /* rounded up to panels */
     const float *q, *k, *v;
     float *o, *stats;
@@ -117,13 +118,14 @@ static void attn_values(const attn_job *a, const float *p, const float *values, 
 static void attn_compute(void *arg, int64_t begin, int64_t end, int worker) {
     const attn_job *a = arg;
     float *s = bd_cpu_worker(a->cpu, worker);
-    int64_t group = a->heads / a->kv_heads, blocks = (a->len + QUERIES - 1) / QUERIES;
+    int64_t group = a->heads / a->kv_heads, blocks = (a->queries + QUERIES - 1) / QUERIES;
     int64_t lds = a->padded_len, ldq = a->heads * a->width;
     for (int64_t i = begin; i < end; i++) {
         /* the longest blocks first, so that threads end together */
         int64_t block = blocks - 1 - i % blocks, member = i / blocks % group, pair_at = i / blocks / group;
         int64_t pair = a->pair0 + pair_at, seq = pair / a->kv_heads, h = pair % a->kv_heads * group + member;
-        int64_t t0 = block * QUERIES, t1 = min_i64(t0 + QUERIES, a->len), row = seq * a->len;
+        int64_t t0 = a->first + block * QUERIES, t1 = min_i64(t0 + QUERIES, a->len);
+        int64_t row = seq * a->queries - a->first; /* row + t: where query t stands */
         const float *keys = a->packs + pair_at * attn_pack_floats(a), *values = keys + a->padded_len * a->width;
         for (int64_t j = 0; j < t1; j += NR) {
             for (int64_t t = t0; t < t1; t += MR) {
@@ -139,8 +141,11 @@ static void attn_compute(void *arg, int64_t begin, int64_t end, int worker) {
             int rows = (int)min_i64(MR, t1 - t);
             float inv[MR];
             for (int r = 0; r < rows; r++) {
+                float top;
+                inv[r] = attn_softmax(s + (t + r - t0) * lds, t + r + 1, a->scale, &top);
+                if (!a->stats) continue;
                 float *stats = a->stats + ((row + t + r) * a->heads + h) * 2;
-                inv[r] = attn_softmax(s + (t + r - t0) * lds, t + r + 1, a->scale, &stats[0]);
+                stats[0] = top;
                 stats[1] = inv[r];
             }
             attn_values(a, s + (t - t0) * lds, values, t, rows, inv, a->o + (row + t) * ldq + h * a->width);
@@ -154,14 +159,16 @@ static attn_job attn_job_of(const bd_call *c) {
     a.padded_len = round_up(a.len, NR);
     a.padded_width = round_up(a.width, NR);
     a.q = c->in[0].data, a.k = c->in[1].data, a.v = c->in[2].data;
-    a.o = c->out[0].data, a.stats = c->out[1].data;
+    a.o = c->out[0].data, a.stats = c->out[1].data; /* a step has no stats */
+    a.queries = c->op == BD_OP_attention_step ? c->in[0].rows : a.len;
+    a.first = a.len - a.queries;
     a.scale = (float)(1.0 / sqrt((double)a.width));
     return a;
 }
 
 /* Pairs packed at a time: enough work for every thread, yet a bounded block. */
 static int64_t attn_chunk(const bd_cpu *cpu, const bd_call *c) {
-    int64_t pairs = c->in[0].rows / c->attr.attn.T * c->attr.attn.kv_heads;
+    int64_t pairs = c->in[1].rows / c->attr.attn.T * c->attr.attn.kv_heads;
     return min_i64(pairs, 4 * (int64_t)cpu->threads);
 }
 
@@ -171,12 +178,11 @@ bd_cpu_need SIMD_FN(attention_scratch)(const bd_cpu *cpu, const bd_call *c) {
                          (uint64_t)(QUERIES * a.padded_len) * sizeof(float)};
 }
 
-bd_status SIMD_FN(attention)(bd_cpu *cpu, const bd_call *c, bd_err *err) {
+static bd_status attn_run(bd_cpu *cpu, const bd_call *c) {
     attn_job a = attn_job_of(c);
-    int64_t pairs = c->in[0].rows / a.len * a.kv_heads, chunk = attn_chunk(cpu, c);
-    int64_t tasks = a.heads / a.kv_heads * ((a.len + QUERIES - 1) / QUERIES);
+    int64_t pairs = c->in[1].rows / a.len * a.kv_heads, chunk = attn_chunk(cpu, c);
+    int64_t tasks = a.heads / a.kv_heads * ((a.queries + QUERIES - 1) / QUERIES);
     bd_pool *pool = bd_cpu_pool_for(cpu, (double)(c->in[0].rows * a.len) * (double)(a.heads * a.width) / 16);
-    (void)err;
     a.cpu = cpu;
     a.packs = (float *)(void *)cpu->shared;
     for (a.pair0 = 0; a.pair0 < pairs; a.pair0 += chunk) {
@@ -185,4 +191,18 @@ bd_status SIMD_FN(attention)(bd_cpu *cpu, const bd_call *c, bd_err *err) {
         bd_pool_for(pool, now * tasks, 1, attn_compute, &a);
     }
     return BD_OK;
+}
+
+bd_status SIMD_FN(attention)(bd_cpu *cpu, const bd_call *c, bd_err *err) {
+    (void)err;
+    return attn_run(cpu, c);
+}
+
+bd_cpu_need SIMD_FN(attention_step_scratch)(const bd_cpu *cpu, const bd_call *c) {
+    return SIMD_FN(attention_scratch)(cpu, c);
+}
+
+bd_status SIMD_FN(attention_step)(bd_cpu *cpu, const bd_call *c, bd_err *err) {
+    (void)err;
+    return attn_run(cpu, c);
 }

@@ -22,6 +22,7 @@
     X(linear_grad_x)       \
     X(linear_grad_w)       \
     X(attention)           \
+    X(attention_step)      \
     X(attention_grad)      \
     X(second_moment)
 

@@ -7,6 +7,7 @@
 
 typedef struct shape {
     int64_t T, H, G, W, group; /* sequence, query heads, kv heads, head width, heads in a group */
+    int64_t first;             /* position of a sequence's first query: not 0 in a step */
     int64_t A, B;              /* row widths of q and of k, v */
     real scale;
 } shape;
@@ -20,6 +21,7 @@ static shape shape_of(const bd_call *c) {
     s.W = s.A / s.H;
     s.group = s.H / s.G;
     s.B = s.G * s.W;
+    s.first = c->op == BD_OP_attention_step ? s.T - c->in[0].rows : 0;
     s.scale = (real)(1 / sqrt((double)s.W));
     return s;
 }
@@ -84,16 +86,18 @@ REF_TASK(attention_groups) {
         const real *values = (const real *)c->in[2].data + row0 * s.B + g * s.W;
         transpose(kt, keys, s.B, s.T, s.W);
         for (int64_t h = g * s.group; h < (g + 1) * s.group; h++) {
-            for (int64_t t = 0; t < s.T; t++) {
-                const real *q = (const real *)c->in[0].data + (row0 + t) * s.A + h * s.W;
-                real *o = (real *)c->out[0].data + (row0 + t) * s.A + h * s.W;
-                real *stats = (real *)c->out[1].data + ((row0 + t) * s.H + h) * 2;
+            for (int64_t t = s.first; t < s.T; t++) {
+                const int64_t at = row0 + t - s.first;
+                const real *q = (const real *)c->in[0].data + at * s.A + h * s.W;
+                real *o = (real *)c->out[0].data + at * s.A + h * s.W;
                 scores(p, q, kt, &s, t);
                 real m = p[0];
                 for (int64_t j = 1; j <= t; j++) m = p[j] > m ? p[j] : m;
                 exponentials(p, m, t + 1);
                 const real inv = (real)1 / lanes16_add(p, t + 1);
                 weighted_sum(o, p, values, s.B, t + 1, s.W, inv);
+                if (c->op == BD_OP_attention_step) continue;
+                real *stats = (real *)c->out[1].data + (at * s.H + h) * 2;
                 stats[0] = m;
                 stats[1] = inv;
             }
@@ -105,9 +109,11 @@ bd_status REF_FN(attention)(bd_ref *r, const bd_call *c, bd_err *err) {
     (void)err;
     task k = {r, c};
     const shape s = shape_of(c);
-    bd_pool_for(r->be.pool, c->in[0].rows / s.T * s.G, 1, attention_groups, &k);
+    bd_pool_for(r->be.pool, c->in[1].rows / s.T * s.G, 1, attention_groups, &k);
     return BD_OK;
 }
+
+bd_status REF_FN(attention_step)(bd_ref *r, const bd_call *c, bd_err *err) { return REF_FN(attention)(r, c, err); }
 
 /* x[j,i] = fma(w[j], a[i], x[j,i]): one step of the chains of dk or dv, keys 0..n-1. */
 static void add_outer(real *x, int64_t stride, const real *w, const real *a, int64_t n, int64_t W) {

@@ -23,9 +23,9 @@ uint64_t bd_ref_need(const bd_call *c, uint64_t real_size) {
     uint64_t reals = 0;
     if (c->op == BD_OP_linear) {
         reals = (uint64_t)c->in[0].cols * BD_REF_BLOCK;
-    } else if (c->op == BD_OP_attention || c->op == BD_OP_attention_grad) {
+    } else if (c->op == BD_OP_attention || c->op == BD_OP_attention_grad || c->op == BD_OP_attention_step) {
         const uint64_t T = (uint64_t)c->attr.attn.T, W = (uint64_t)(c->in[0].cols / c->attr.attn.heads);
-        reals = c->op == BD_OP_attention ? T * (W + 1) : T * (2 * W + 2);
+        reals = c->op == BD_OP_attention_grad ? T * (2 * W + 2) : T * (W + 1);
     }
     return (reals * real_size + 63) & ~(uint64_t)63;
 }

@@ -159,7 +159,7 @@ TEST(some_tensors_only) {
                  BENCH "--budget 3000 --windows 4 --tensors 'blocks.0.*' tok_emb.weight --recipe '%s' --json",
                  recipes[i]);
         result *r = run(cmd);
-        CHECK_MSG(r->rc == 0, "%s: %s", recipes[i], r->err);
+        CHECK_MSG(r->rc == 0, "%s: %s%s", recipes[i], r->err, r->out);
         json_t *o = json_loads(r->out, 0, NULL), *p;
         CHECK(o != NULL);
         p = json_array_get(json_object_get(o, "points"), 0);

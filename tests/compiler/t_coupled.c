@@ -1,7 +1,9 @@
 /* Error feedback between rows: the coupled search against direct computations. */
 #include "base/arena.h"
+#include "compiler/coupled_search.h"
 #include "compiler/ldl.h"
 #include "compiler/tcq.h"
+#include "compiler/tcq_rate.h"
 #include "compiler/waterfill.h"
 #include "format/weight_group.h"
 #include "tests/bd_test.h"
@@ -185,6 +187,155 @@ TEST(every_instruction_set_agrees) {
         bd_qtensor_free(&q);
     }
     free_problem(&p);
+}
+
+/* --- the search itself, against survivors that carry all their sums --- */
+
+typedef struct column {
+    bd_coupled c;
+    float *b, *target, *inverse, *width;
+    int32_t *bin;
+    int16_t *path;
+    bd_search_trellis trellis;
+    bd_rate *rate;
+} column;
+
+static void make_column(column *k, int64_t rows, int states, uint64_t *seed) {
+    const int64_t stride = ((rows + 15) / 16 | 1) * 16;
+    bd_trellis t;
+    *k = (column){.b = bd_alloc_aligned((uint64_t)(rows * stride), sizeof(float)),
+                  .target = bd_alloc_aligned((uint64_t)stride, sizeof(float)),
+                  .inverse = bd_alloc_aligned((uint64_t)stride, sizeof(float)),
+                  .width = bd_alloc_aligned((uint64_t)stride, sizeof(float)),
+                  .bin = bd_alloc_aligned((uint64_t)stride, sizeof(int32_t)),
+                  .path = bd_alloc_aligned((uint64_t)stride, sizeof(int16_t)),
+                  .rate = calloc(1, sizeof(bd_rate))};
+    CHECK(k->b && k->target && k->inverse && k->width && k->bin && k->path && k->rate);
+    bd_rate_init(k->rate, states == 1, 0.05);
+    if (states > 1) {
+        CHECK(bd_trellis_init(&t, (uint32_t)states));
+        bd_search_trellis_init(&k->trellis, &t);
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        float step = 0.02f * expf(0.4f * test_normalf(seed));
+        k->inverse[i] = 1 / step;
+        k->width[i] = states > 1 ? step / 2 : step;
+        /* some far beyond what tables hold */
+        k->target[i] = (test_rand(seed) % 50 ? 0.05f : 3.0f) * test_normalf(seed);
+        k->bin[i] = (int32_t)(18 + test_rand(seed) % 40);
+        for (int64_t l = i + 1; l < rows; l++) k->b[i * stride + l] = 0.2f * test_normalf(seed);
+    }
+    k->c = (bd_coupled){.trellis = states > 1 ? &k->trellis : NULL,
+                        .rows = rows,
+                        .stride = stride,
+                        .b = k->b,
+                        .target = k->target,
+                        .inverse = k->inverse,
+                        .width = k->width,
+                        .bin = k->bin,
+                        .rate = &k->rate->now,
+                        .path = k->path};
+    bd_err e;
+    CHECK_OK(bd_coupled_init(&k->c, &e), &e);
+}
+
+static void free_column(column *k) {
+    void *all[] = {k->b, k->target, k->inverse, k->width, k->bin, k->path, k->rate};
+    bd_coupled_free(&k->c);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+/* The better of the two indices nearest to y that are `every` apart, at distance d of a multiple. */
+static float direct_choice(const column *k, int64_t i, float y, int every, int d, int *index) {
+    const float scale = every == 4 ? 0.5f : 1.0f;
+    float at = y / scale;
+    at = at < 32760.0f ? at : 32760.0f;
+    at = at > -32760.0f ? at : -32760.0f;
+    if (every == 1) y = at;
+    int low = (int)floorf(at);
+    low -= (low - d) & (every - 1);
+    float best = 0;
+    for (int side = 0; side < 2; side++) {
+        int v = low + side * every, level = (abs(v) >> (every == 4)) >> k->c.rate->shift[k->c.bin[i]];
+        level = level < BD_RATE_LEVELS - 1 ? level : BD_RATE_LEVELS - 1;
+        float off = y - scale * (float)v, cost = off * off + k->c.rate->cost[k->c.bin[i]][d & 1][level];
+        if (side && !(cost < best)) continue;
+        best = cost;
+        *index = v;
+    }
+    return best;
+}
+
+/* Sums of all rows to come, for every survivor: (states, rows). */
+static void direct_search(const column *k, int states, int16_t *path, float *moved) {
+    const int64_t rows = k->c.rows;
+    const size_t line = (size_t)rows;
+    float *carry = calloc((size_t)states * line, sizeof *carry), *to = calloc((size_t)states * line, sizeof *to);
+    int16_t *paths = calloc((size_t)states * line, sizeof *paths),
+            *next = calloc((size_t)states * line, sizeof *next);
+    float now[BD_SEARCH_STATES_MAX], then[BD_SEARCH_STATES_MAX];
+    CHECK(carry && to && paths && next);
+    for (int s = 0; s < states; s++) now[s] = s ? 1e30f : 0;
+    for (int64_t i = 0; i < rows; i++) {
+        for (int n = 0; n < states; n++) {
+            int from = 0, index = 0;
+            for (int side = 0; side < (states > 1 ? 2 : 1); side++) {
+                int s = states > 1 ? n / 2 + side * states / 2 : 0, v = 0;
+                int d = states > 1 ? k->trellis.subset[s] ^ (n & 1) << 1 : 0;
+                float y = (k->target[i] + carry[(size_t)s * line + (size_t)i]) * k->inverse[i];
+                float cost = direct_choice(k, i, y, states > 1 ? 4 : 1, d, &v);
+                if (states > 1) cost = now[s] + cost;
+                if (side && !(cost < then[n])) continue;
+                then[n] = cost;
+                from = s;
+                index = v;
+            }
+            memcpy(to + (size_t)n * line, carry + (size_t)from * line, line * sizeof *to);
+            memcpy(next + (size_t)n * line, paths + (size_t)from * line, line * sizeof *next);
+            next[(size_t)n * line + (size_t)i] = (int16_t)index;
+            float v = k->target[i] - (float)index * k->width[i];
+            for (int64_t l = i + 1; l < rows; l++)
+                to[(size_t)n * line + (size_t)l] += k->b[i * k->c.stride + l] * v;
+        }
+        float take = i % 32 == 31 && states > 1 ? then[0] : 0;
+        for (int s = 0; s < states; s++) now[s] = then[s] - take;
+        float *c = carry;
+        int16_t *p = paths;
+        carry = to;
+        to = c;
+        paths = next;
+        next = p;
+    }
+    int best = 0;
+    for (int s = 1; s < states; s++)
+        if (now[s] < now[best]) best = s;
+    memcpy(path, paths + (size_t)best * line, line * sizeof *path);
+    memcpy(moved, carry + (size_t)best * line, line * sizeof *moved);
+    free(carry);
+    free(to);
+    free(paths);
+    free(next);
+}
+
+TEST(search_follows_the_definition) {
+    static const int64_t sizes[] = {1, 2, 15, 16, 17, 48, 67, 130};
+    uint64_t seed = test_seed();
+    int16_t path[130];
+    float moved[130];
+    for (int states = 1; states <= 256; states *= states == 1 ? 4 : 2)
+        for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++) {
+            column k;
+            make_column(&k, sizes[z], states, &seed);
+            direct_search(&k, states, path, moved);
+            for (int isa = 0; bd_coupled_at(isa); isa++) {
+                memset(k.path, 0, (size_t)sizes[z] * sizeof *k.path);
+                bd_coupled_at(isa)(&k.c);
+                CHECK_MSG(!memcmp(k.path, path, (size_t)sizes[z] * sizeof *path), "%d states, %d rows, %s", states,
+                          (int)sizes[z], bd_search_ops_at(isa)->name);
+                for (int64_t i = 0; i < sizes[z]; i++) CHECK(k.c.moved[i] == moved[i]);
+            }
+            free_column(&k);
+        }
 }
 
 /* Without a trellis and without bits to pay: every row rounds its target. */

@@ -378,4 +378,58 @@ TEST(ttt_helps_on_repeated_text) {
     bench_free(&b);
 }
 
+/* ---- step by step ---- */
+
+TEST(steps_are_the_evaluation_and_logits_explain_it) {
+    bench b;
+    bd_err e = {0};
+    bench_init(&b, 600);
+    for (int kind = 0; kind < 3; kind++) {
+        bd_protocol p;
+        bd_protocol_default(&p);
+        p.window = kind == 1 ? 48 : 32;
+        p.stride = kind == 1 ? 20 : 0;
+        if (kind == 2) p.kind = BD_PROTO_SGD, p.chunk = 96, p.epochs = 1, p.batch = 2, p.lr = 0.05;
+        bd_eval_opts o = {.batch_rows = 100};
+        static sink whole;
+        bd_score want = evaluate(&b, &p, o, &whole), got;
+        for (uint64_t given = 600; given > 2; given = given * 2 / 3) { /* the rest of the tokens is not there */
+            uint16_t *head = malloc(given * sizeof *head);
+            CHECK(head != NULL);
+            memcpy(head, b.tokens, given * sizeof *head);
+            bd_stream stream = {head, NULL, 600};
+            o.given = given;
+            bd_evaluator *ev = NULL;
+            CHECK_OK(bd_evaluator_open(&ev, b.m, b.be, &stream, &p, &o, &e), &e);
+            CHECK(bd_evaluator_most(ev) <= 100);
+            uint64_t next = 1, ask[3];
+            double nll[100];
+            float logits[3 * V];
+            for (bd_step s; (s = bd_evaluator_next(ev)).kind != BD_STEP_END;) {
+                bool score = s.kind == BD_STEP_SCORE;
+                int n = 0;
+                for (uint64_t t = s.first; score && n < 3 && t < s.first + s.n; t += 1 + s.n / 3) ask[n++] = t;
+                CHECK_OK(bd_evaluator_run(ev, nll, ask, n, logits, &e), &e);
+                if (!score) continue;
+                CHECK_EQ_U64(s.first, next);
+                for (uint64_t i = 0; i < s.n; i++) CHECK(nll[i] == whole.nll[next + i]);
+                for (int k = 0; k < n; k++) {
+                    double sum = 0;
+                    for (int i = 0; i < V; i++) sum += exp(logits[k * V + i]);
+                    double direct = log(sum) - logits[k * V + b.tokens[ask[k]]];
+                    CHECK_MSG(fabs(direct - whole.nll[ask[k]]) < 1e-9, "%g %g", direct, whole.nll[ask[k]]);
+                }
+                next += s.n;
+            }
+            bd_evaluator_score(ev, &got);
+            CHECK(got.tokens == next - 1 && (given < 600 || got.nll_q32 == want.nll_q32));
+            CHECK_MSG(kind == 1 || next >= given / 32 * 32, "%d of %d", (int)next, (int)given);
+            if (kind == 0) CHECK_EQ_U64(next, given);
+            bd_evaluator_close(ev);
+            free(head);
+        }
+    }
+    bench_free(&b);
+}
+
 int main(int argc, char **argv) { return test_main(argc, argv); }
