@@ -14,7 +14,7 @@ enum {
     CHUNK = 1024, /* rows of one task within a column; sums are taken by these chunks */
     TILE = 256,   /* rows of one task when errors are spread */
     EXPS = 2 * BD_TCQ_EXP_MAX,
-    FINEST_INDEX = 3584 /* of 4096 */
+    FINEST_INDEX = 28672 /* of BD_TCQ_INDEX_MAX */
 };
 /* The prior of a row's mean magnitude counts as this many columns. */
 #define PRIOR_COLUMNS 3.0f

@@ -15,8 +15,8 @@
 
 extern const bd_quantizer bd_quantizer_tcq;
 
-/* The smallest base worth trying: no index gets beyond 4096 (feedback moves targets, for which there is room). In
- * the range of bases; 1 for a tensor of zeros. */
+/* The smallest base worth trying: no index gets beyond BD_TCQ_INDEX_MAX (feedback moves targets, for which there is
+ * room). In the range of bases; 1 for a tensor of zeros. */
 float bd_tcq_finest(const bd_qsource *src);
 
 /* bd_quantizer_tcq.quantize with a chosen implementation: for tests. */
