@@ -4,13 +4,9 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "compiler/search_math.h"
 
-/* As in trellis_search.c. */
-enum { RENORM = 32 };
-#define INDEX_LIMIT 32760.0f
-#define UNREACHED   1e30f
-
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE BD_SEARCH_INLINE
 
 typedef float v4 __attribute__((vector_size(16), aligned(4)));
 typedef float v8 __attribute__((vector_size(32), aligned(4)));
@@ -49,21 +45,6 @@ void bd_coupled_free(bd_coupled *c) {
     c->alive = NULL;
     c->choice = NULL;
     c->from = NULL;
-}
-
-INLINE int32_t below(float y) {
-    int32_t t = (int32_t)y;
-    return t - ((float)t > y);
-}
-
-INLINE float clamp(float y) {
-    y = y < INDEX_LIMIT ? y : INDEX_LIMIT;
-    return y > -INDEX_LIMIT ? y : -INDEX_LIMIT;
-}
-
-INLINE int32_t level_of(int32_t magnitude, int32_t shift) {
-    int32_t v = magnitude >> shift;
-    return v < BD_RATE_LEVELS - 1 ? v : BD_RATE_LEVELS - 1;
 }
 
 /* What rows [from, to) add to the sums of later rows, `error` being known: in the order of rows, like the search
@@ -126,11 +107,11 @@ INLINE void add_scaled(float *out, const float *in, const float *b, float v, con
 
 INLINE void scalar_row(bd_coupled *c, int64_t i, float sum) {
     const float *table = &c->rate->cost[c->bin[i]][0][0];
-    float y = clamp((c->target[i] + sum) * c->inverse[i]);
-    int32_t low = below(y), high = low + 1, shift = c->rate->shift[c->bin[i]];
+    float y = bd_search_clamp((c->target[i] + sum) * c->inverse[i]);
+    int32_t low = bd_search_below(y), high = low + 1, shift = c->rate->shift[c->bin[i]];
     float a = y - (float)low, b = y - (float)high;
-    float cl = a * a + table[level_of(low < 0 ? -low : low, shift)];
-    float ch = b * b + table[level_of(high < 0 ? -high : high, shift)];
+    float cl = a * a + table[bd_search_level(low < 0 ? -low : low, shift)];
+    float ch = b * b + table[bd_search_level(high < 0 ? -high : high, shift)];
     int32_t index = ch < cl ? high : low;
     c->path[i] = (int16_t)index;
     c->error[i] = c->target[i] - (float)index * c->width[i];
@@ -159,13 +140,13 @@ INLINE void branches(float *restrict cost, int32_t *restrict index, const float 
                      int32_t flip) {
     for (uint32_t s = 0; s < states; s++) {
         int32_t d = subset[s] ^ flip;
-        int32_t floor2 = below(clamp(y[s] + y[s]));
+        int32_t floor2 = bd_search_below(bd_search_clamp(y[s] + y[s]));
         int32_t low = floor2 - ((floor2 - d) & 3), high = low + 4;
         int32_t offset = (d & 1) * BD_RATE_LEVELS;
         float a = y[s] - 0.5f * (float)low, b = y[s] - 0.5f * (float)high;
         int32_t ml = (low < 0 ? -low : low) >> 1, mh = (high < 0 ? -high : high) >> 1;
-        float cl = a * a + table[offset + level_of(ml, shift)];
-        float ch = b * b + table[offset + level_of(mh, shift)];
+        float cl = a * a + table[offset + bd_search_level(ml, shift)];
+        float ch = b * b + table[offset + bd_search_level(mh, shift)];
         cost[s] = ch < cl ? ch : cl;
         index[s] = ch < cl ? high : low;
     }
@@ -265,7 +246,7 @@ INLINE void block_rows(bd_coupled *c, int64_t i0, int64_t i1, float *now, float 
             }
         for (uint32_t n = 0; n < states; n++)
             add_scaled(out + n * LANES, in + from[n] * LANES, row, errors[n], vector);
-        float take = i % RENORM == RENORM - 1 ? next[0] : 0;
+        float take = i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1 ? next[0] : 0;
         for (uint32_t s = 0; s < states; s++) now[s] = next[s] - take;
         float *swap = in;
         in = out;
@@ -280,7 +261,7 @@ INLINE void trellis_body(bd_coupled *c, const uint32_t states, block_fn *rows_of
     float now[BD_SEARCH_STATES_MAX] __attribute__((aligned(64)));
     int64_t settled = 0;
     memset(c->moved, 0, (size_t)c->stride * sizeof *c->moved);
-    for (uint32_t s = 0; s < states; s++) now[s] = s ? UNREACHED : 0;
+    for (uint32_t s = 0; s < states; s++) now[s] = s ? BD_SEARCH_UNREACHED : 0;
     for (int64_t i0 = 0; i0 < c->rows; i0 += LANES) {
         const int64_t i1 = i0 + LANES < c->rows ? i0 + LANES : c->rows;
         float *sums = block_sums(c, i0, &settled, states, vector);
@@ -345,8 +326,8 @@ AVX512 INLINE __m512 rate_at(const rates *r, __m512i index, __mmask16 odd) {
 
 /* As `branches`, for 16 states or 8 states and both branches. d: subsets, odd: of d. */
 AVX512 INLINE __m512 branch16(__m512i *index, __m512 y, __m512i d, __mmask16 odd, const rates *r) {
-    __m512 limited = _mm512_max_ps(_mm512_min_ps(_mm512_add_ps(y, y), _mm512_set1_ps(INDEX_LIMIT)),
-                                   _mm512_set1_ps(-INDEX_LIMIT));
+    __m512 limited = _mm512_max_ps(_mm512_min_ps(_mm512_add_ps(y, y), _mm512_set1_ps(BD_SEARCH_INDEX_LIMIT)),
+                                   _mm512_set1_ps(-BD_SEARCH_INDEX_LIMIT));
     __m512i floor2 = _mm512_cvt_roundps_epi32(limited, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     __m512i past = _mm512_and_si512(_mm512_sub_epi32(floor2, d), _mm512_set1_epi32(3));
     __m512i low = _mm512_sub_epi32(floor2, past), high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
@@ -416,7 +397,8 @@ AVX512 static void block8_avx512(bd_coupled *c, int64_t i0, int64_t i1, float *n
         __m512i chosen = _mm512_mask_mov_epi32(first, k, second);
         index = _mm512_permutexvar_epi32(chosen, index);
         now = _mm512_min_ps(c1, c0);
-        if (i % RENORM == RENORM - 1) now = _mm512_sub_ps(now, _mm512_broadcastss_ps(_mm512_castps512_ps128(now)));
+        if (i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1)
+            now = _mm512_sub_ps(now, _mm512_broadcastss_ps(_mm512_castps512_ps128(now)));
         _mm_storeu_si128((__m128i *)(c->choice + 8 * i), _mm256_castsi256_si128(_mm512_cvtepi32_epi16(index)));
         __m512 v = _mm512_sub_ps(t, _mm512_mul_ps(_mm512_cvtepi32_ps(index), _mm512_set1_ps(c->width[i])));
         const __m512i back = _mm512_and_si512(chosen, seven);
@@ -479,7 +461,7 @@ AVX512 INLINE void block_by16(bd_coupled *c, int64_t i0, int64_t i1, float *now_
             _mm_storeu_si128((__m128i *)(c->from + i * states + 16 * q), _mm512_cvtepi32_epi8(from));
             _mm512_storeu_ps(c->errors + i * states + 16 * q, v[q]);
         }
-        if (i % RENORM == RENORM - 1) {
+        if (i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1) {
             const __m512 take = _mm512_broadcastss_ps(_mm512_castps512_ps128(now[0]));
             for (int p = 0; p < parts; p++) now[p] = _mm512_sub_ps(now[p], take);
         }

@@ -2,14 +2,11 @@
 
 #include <string.h>
 
-/* Costs are taken down this often, so that float32 keeps telling paths apart. */
-enum { RENORM = 32 };
-/* No index beyond this: it leaves room for the neighbours within BD_TCQ_INDEX_MAX. */
-#define INDEX_LIMIT 32760.0f
-#define Y_LIMIT     0x1p20f
-#define UNREACHED   1e30f
+#include "compiler/search_math.h"
 
-#define INLINE static inline __attribute__((always_inline))
+#define Y_LIMIT 0x1p20f
+
+#define INLINE BD_SEARCH_INLINE
 
 typedef float v16 __attribute__((vector_size(64), aligned(4)));
 
@@ -50,34 +47,19 @@ INLINE void bins_body(int32_t *bin, const float *sum, const float *prior, float 
     }
 }
 
-INLINE int32_t below(float y) {
-    int32_t t = (int32_t)y;
-    return t - ((float)t > y);
-}
-
-INLINE float clamp(float y) {
-    y = y < INDEX_LIMIT ? y : INDEX_LIMIT;
-    return y > -INDEX_LIMIT ? y : -INDEX_LIMIT;
-}
-
-INLINE int32_t level_of(int32_t magnitude, int32_t shift) {
-    int32_t v = magnitude >> shift;
-    return v < BD_RATE_LEVELS - 1 ? v : BD_RATE_LEVELS - 1;
-}
-
 INLINE void subsets_body(float *restrict cost, int16_t *restrict index, const float *restrict y,
                          const int32_t *restrict bin, const bd_rate_cost *restrict rate, int64_t n) {
     const float *table = &rate->cost[0][0][0];
     for (int64_t i = 0; i < n; i++) {
         float at = y[i];
-        int32_t floor2 = below(clamp(at + at)), shift = rate->shift[bin[i]];
+        int32_t floor2 = bd_search_below(bd_search_clamp(at + at)), shift = rate->shift[bin[i]];
         for (int32_t d = 0; d < 4; d++) {
             int32_t low = floor2 - ((floor2 - d) & 3), high = low + 4;
             int32_t offset = (bin[i] * 2 + (d & 1)) * BD_RATE_LEVELS;
             float a = at - 0.5f * (float)low, b = at - 0.5f * (float)high;
             int32_t ml = (low < 0 ? -low : low) >> 1, mh = (high < 0 ? -high : high) >> 1;
-            float cl = a * a + table[offset + level_of(ml, shift)];
-            float ch = b * b + table[offset + level_of(mh, shift)];
+            float cl = a * a + table[offset + bd_search_level(ml, shift)];
+            float ch = b * b + table[offset + bd_search_level(mh, shift)];
             cost[4 * i + d] = ch < cl ? ch : cl;
             index[4 * i + d] = (int16_t)(ch < cl ? high : low);
         }
@@ -88,11 +70,11 @@ INLINE void scalar_body(int16_t *restrict index, const float *restrict y, const 
                         const bd_rate_cost *restrict rate, int64_t n) {
     const float *table = &rate->cost[0][0][0];
     for (int64_t i = 0; i < n; i++) {
-        int32_t low = below(clamp(y[i])), high = low + 1, shift = rate->shift[bin[i]];
+        int32_t low = bd_search_below(bd_search_clamp(y[i])), high = low + 1, shift = rate->shift[bin[i]];
         int32_t offset = bin[i] * 2 * BD_RATE_LEVELS;
         float a = y[i] - (float)low, b = y[i] - (float)high;
-        float cl = a * a + table[offset + level_of(low < 0 ? -low : low, shift)];
-        float ch = b * b + table[offset + level_of(high < 0 ? -high : high, shift)];
+        float cl = a * a + table[offset + bd_search_level(low < 0 ? -low : low, shift)];
+        float ch = b * b + table[offset + bd_search_level(high < 0 ? -high : high, shift)];
         index[i] = (int16_t)(ch < cl ? high : low);
     }
 }
@@ -133,7 +115,7 @@ INLINE void forward_body(uint8_t *decisions, float *final, const bd_search_trell
                          const uint32_t states) {
     const uint32_t half = states / 2, bytes = (states + 7) / 8;
     float now[BD_SEARCH_STATES_MAX], next[BD_SEARCH_STATES_MAX];
-    for (uint32_t s = 0; s < states; s++) now[s] = s ? UNREACHED : 0;
+    for (uint32_t s = 0; s < states; s++) now[s] = s ? BD_SEARCH_UNREACHED : 0;
     for (int64_t i = 0; i < n; i++) {
         const float *c = cost + 4 * i;
         uint8_t *out = decisions + i * bytes;
@@ -147,7 +129,7 @@ INLINE void forward_body(uint8_t *decisions, float *final, const bd_search_trell
             out[m >> 3] |= (uint8_t)(e << (m & 7));
             out[(half + m) >> 3] |= (uint8_t)(o << ((half + m) & 7));
         }
-        float take = i % RENORM == RENORM - 1 ? next[0] : 0;
+        float take = i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1 ? next[0] : 0;
         for (uint32_t s = 0; s < states; s++) now[s] = next[s] - take;
     }
     memcpy(final, now, states * sizeof *final);
@@ -214,7 +196,7 @@ AVX2 static void forward8(uint8_t *decisions, float *final, const bd_search_trel
                           int64_t n) {
     __m128i pick = _mm_setr_epi32(t->subset[0], t->subset[1], t->subset[2], t->subset[3]);
     const __m128i other = _mm_xor_si128(pick, _mm_set1_epi32(2));
-    const __m128 far = _mm_set1_ps(UNREACHED);
+    const __m128 far = _mm_set1_ps(BD_SEARCH_UNREACHED);
     __m128 low = _mm_move_ss(far, _mm_setzero_ps()), high = far;
     for (int64_t i = 0; i < n; i++) {
         __m128 c = _mm_loadu_ps(cost + 4 * i), x = _mm_permutevar_ps(c, pick), z = _mm_permutevar_ps(c, other);
@@ -224,7 +206,7 @@ AVX2 static void forward8(uint8_t *decisions, float *final, const bd_search_trel
         __m128 even = _mm_min_ps(e1, e0), odd = _mm_min_ps(o1, o0);
         low = _mm_unpacklo_ps(even, odd);
         high = _mm_unpackhi_ps(even, odd);
-        if (i % RENORM == RENORM - 1) {
+        if (i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1) {
             __m128 take = _mm_shuffle_ps(low, low, 0);
             low = _mm_sub_ps(low, take);
             high = _mm_sub_ps(high, take);
@@ -240,7 +222,7 @@ AVX2 INLINE void forward_by8(uint8_t *decisions, float *final, const bd_search_t
     const int half = states / 2, parts = half / 8;
     __m256 now[BD_SEARCH_STATES_MAX / 8], next[BD_SEARCH_STATES_MAX / 8];
     __m256i pick[BD_SEARCH_STATES_MAX / 16];
-    for (int p = 0; p < 2 * parts; p++) now[p] = _mm256_set1_ps(UNREACHED);
+    for (int p = 0; p < 2 * parts; p++) now[p] = _mm256_set1_ps(BD_SEARCH_UNREACHED);
     now[0] = _mm256_blend_ps(now[0], _mm256_setzero_ps(), 1);
     for (int p = 0; p < parts; p++)
         pick[p] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(t->subset + 8 * p)));
@@ -260,7 +242,7 @@ AVX2 INLINE void forward_by8(uint8_t *decisions, float *final, const bd_search_t
             next[2 * p] = _mm256_permute2f128_ps(lo, hi, 0x20);
             next[2 * p + 1] = _mm256_permute2f128_ps(lo, hi, 0x31);
         }
-        if (i % RENORM == RENORM - 1) {
+        if (i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1) {
             __m256 take = _mm256_broadcastss_ps(_mm256_castps256_ps128(next[0]));
             for (int p = 0; p < 2 * parts; p++) next[p] = _mm256_sub_ps(next[p], take);
         }
@@ -292,7 +274,7 @@ AVX512 INLINE void forward_by16(uint8_t *decisions, float *final, const bd_searc
     const int half = states / 2, parts = half / 16;
     __m512 now[BD_SEARCH_STATES_MAX / 16], next[BD_SEARCH_STATES_MAX / 16];
     __m512i pick[BD_SEARCH_STATES_MAX / 32];
-    for (int p = 0; p < 2 * parts; p++) now[p] = _mm512_set1_ps(UNREACHED);
+    for (int p = 0; p < 2 * parts; p++) now[p] = _mm512_set1_ps(BD_SEARCH_UNREACHED);
     now[0] = _mm512_maskz_mov_ps(0xfffe, now[0]);
     for (int p = 0; p < parts; p++)
         pick[p] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(t->subset + 16 * p)));
@@ -318,7 +300,7 @@ AVX512 INLINE void forward_by16(uint8_t *decisions, float *final, const bd_searc
             next[2 * p] = _mm512_permutex2var_ps(even, first, odd);
             next[2 * p + 1] = _mm512_permutex2var_ps(even, second, odd);
         }
-        if (i % RENORM == RENORM - 1) {
+        if (i % BD_SEARCH_RENORM == BD_SEARCH_RENORM - 1) {
             __m512 take = _mm512_broadcastss_ps(_mm512_castps512_ps128(next[0]));
             for (int p = 0; p < 2 * parts; p++) next[p] = _mm512_sub_ps(next[p], take);
         }
